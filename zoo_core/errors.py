@@ -211,7 +211,7 @@ class ZooWarning(UserWarning):
 
 
 def raised_in(error: BaseException) -> str:
-    """Where an error of any kind was raised: file, line and text of the last line neither torch's nor zoo's, or empty.
+    """Where an error, zoo's or not, was raised: file, line, text of the last line neither torch's nor zoo's, or empty.
 
     Args:
         error: That was raised by other code than zoo_core, such as a plugin.

@@ -92,7 +92,7 @@ def find(setting: Setting) -> tuple[Any, str] | None:
 
 
 def _is_from_checkout(setting: Setting) -> bool:
-    """Whether a project's file, which may have come with a checkout, says the value of a setting that is in force."""
+    """Whether a setting that is in force is read from a project's ``zoo.toml``, which may have come with a checkout."""
     result = find(setting)
     if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
         return False
@@ -398,7 +398,7 @@ def mirrors() -> tuple[str, ...]:
 
 
 def rewrites() -> tuple[tuple[str, str], ...]:
-    """``ZOO_REWRITE``: pairs of a url prefix and what replaces it; ``HF_ENDPOINT`` is one of them.
+    """The setting ``ZOO_REWRITE``: pairs of a url prefix and what replaces it; ``HF_ENDPOINT`` is one of them.
 
     Raises:
         UsageError: An item is not of the form ``from=to``.
@@ -415,7 +415,7 @@ def may_vouch(key: str) -> bool:
 
 
 def headers() -> tuple[tuple[str, str], ...]:
-    """``ZOO_HEADERS``: pairs of the beginning of a url and a header to send there, as ``Name: value``."""
+    """The setting ``ZOO_HEADERS``: pairs of the beginning of a url and a header to send there, as ``Name: value``."""
     return _value("headers") or ()
 
 

@@ -64,7 +64,7 @@ def table(rows: Sequence[Sequence[str]], *, columns: int | None = None, figures:
 
 
 def redacted(text: str) -> str:
-    """``text`` for people without secrets: of its URLs, neither what is before ``@``, nor queries and fragments.
+    """Text for people without the secrets in its URLs: neither what is before ``@``, nor queries and fragments.
 
     Example:
         >>> redacted("cannot reach https://me:secret@example.org/net.pth?token=abc: refused")
@@ -74,7 +74,7 @@ def redacted(text: str) -> str:
 
 
 def presentable(value: object) -> object:
-    """A value with each text in it redacted for people: in tuples, lists and dicts too; anything else as it is."""
+    """A value whose texts are for people, without secrets: in tuples, lists and dicts too; anything else as it is."""
     if type(value) is str:
         return redacted(value)
     if type(value) is tuple:

@@ -15,7 +15,7 @@ from zoo_core.text import in_one_line
 
 
 def main() -> None:
-    """Run the command line of this package, ``zoo``; an error is a few lines on stderr.
+    """Run the ``zoo`` command line, as its script and ``python -m`` both do; an error is a few lines on stderr.
 
     The exit code is 2 for wrong usage, 1 for a failure, output that could not be written included, and 130 after
     Ctrl-C.
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _run() -> Any:
-    """Run the command of this package's ``zoo``, and give the exit code: whatever ``sys.exit`` takes."""
+    """Import and run one command of the ``zoo`` command line, and give the exit code: whatever ``sys.exit`` takes."""
     try:
         if not list_plainly(sys.argv[1:]):
             from zoo_core.cli.group import zoo
@@ -68,7 +68,7 @@ _usual_showwarning = warnings.showwarning
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Show a warning of zoo on stderr as the command line does: without the file and line that it is from."""
+    """Show zoo's warnings as the ``zoo`` command line does: on stderr, without the file and line that they are from."""
     if issubclass(category, ZooWarning):
         sys.stderr.write(f"zoo: warning: {message}\n")
     else:

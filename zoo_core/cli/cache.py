@@ -111,7 +111,7 @@ def path(name: str | None) -> None:
 @click.option("--torch-hub", is_flag=True, help="Everything that torch.hub has downloaded.")
 @click.option("--hugging-face", is_flag=True, help="Everything that the Hugging Face hub's library has downloaded.")
 def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> None:
-    """Take files that are here already into the cache, where their digests prove what they are."""
+    """Bring files that are on this machine's disk already into the cache, where their digests prove what they are."""
     from zoo_core.errors import Untrusted, UsageError
     from zoo_core.registry.zoo import current_zoo
     from zoo_core.weights.cache.other_caches import adopt, hugging_face_folder, torch_hub_folder

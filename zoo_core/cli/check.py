@@ -133,7 +133,7 @@ def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None
 
 @dataclass(frozen=True)
 class Missing:
-    """A file of weights whose whole digest is missing in its card, for ``zoo check --digests``.
+    """A file of weights whose whole digest its card lacks, for ``zoo check --digests`` to print.
 
     Attributes:
         card: Of its model.
@@ -153,7 +153,7 @@ class Missing:
 
 
 def missing(cards: Iterable[Card]) -> Iterator[Missing]:
-    """For ``zoo check --digests``, the files whose whole digest is missing in their cards, in the order of these."""
+    """The files whose whole digests cards lack, for ``zoo check --digests``, in the order of the cards."""
     for card in cards:
         for weights in card.weights:
             for number, file in enumerate(weights.files):
@@ -204,7 +204,7 @@ def _facts(each: Missing) -> dict[str, Any]:
 
 
 def _require_source(each: Missing, artefact: Artefact) -> None:
-    """Refuse for ``zoo check --digests`` what the cache has of another url: it need not be the same file."""
+    """Refuse to print the digest that a card lacks of what the cache has from another url: it may be another file."""
     urls = [*map(shown, each.weights.urls)]
     moved = settings.mirrors() or settings.rewrites() or artefact.source.startswith("file:")
     if artefact.fetched or each.weights.sha256 or artefact.source in urls or (moved and "file:" not in urls[0]):
@@ -219,7 +219,7 @@ def _require_source(each: Missing, artefact: Artefact) -> None:
 
 
 def _require_weights(each: Missing, artefact: Artefact) -> None:
-    """Refuse for ``zoo check --digests`` a file that is a page or another thing that holds no weights."""
+    """Refuse to print the digest that a card lacks of a page or another thing that holds no weights."""
     with artefact.path.open("rb") as file:
         kind = describe(file.read(_HEAD))
     if kind in _NO_WEIGHTS and not each.weights.file_name.endswith(".json"):
@@ -234,7 +234,7 @@ def _require_weights(each: Missing, artefact: Artefact) -> None:
 
 
 def _print_digest(each: Missing, artefact: Artefact) -> None:
-    """For ``zoo check --digests``, print the size and digest of a file, to be copied into its card."""
+    """Print the digest that a card lacks, and the file's size, to be copied into it, for ``zoo check --digests``."""
     echo(f"# {each.name}  {shown(each.weights.urls[0])}")
     if each.key:
         echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')

@@ -80,7 +80,7 @@ class Choice:
 
 @dataclass
 class Run:
-    """The checks of one family in a run of ``zoo check``.
+    """One run of ``zoo check`` on one family: its models and checks, what an earlier run said, and the report so far.
 
     Attributes:
         report: What was found so far.
@@ -172,7 +172,7 @@ def read_earlier_run(path: Path | None) -> list[Report]:
 
 
 def installed_families() -> list[str]:
-    """Families that a run of ``zoo check`` can check, those whose library is installed, in family order."""
+    """Families in a run of ``zoo check`` where none is named: those whose library is installed, in family order."""
     zoo = current_zoo()
     return [member.family.name for member in zoo.usable(listed=True) if not member.problem]
 
@@ -206,7 +206,7 @@ def _expected_failures(family: str, given: tuple[str, ...]) -> Mapping[str, str]
 
 
 def _empty_report(family: str, limit: int) -> Report:
-    """The report of a run of ``zoo check`` on a family, before any verdict is in it."""
+    """The report that a run of ``zoo check`` on a family begins with, before any verdict is in it."""
     member = current_zoo().member(family)
     requires = member.family.requires
     library = f", {requires} {version(requires)}" if requires else ""
@@ -235,7 +235,7 @@ def run_checks(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | N
 
 
 def compare_with_traced(runs: Sequence[Run]) -> None:
-    """Print for ``zoo check --traced`` where tracing differs from the family's anatomy: one of the two is wrong."""
+    """Print in a run of ``zoo check --traced`` where tracing differs from the anatomy: one of the two is wrong."""
     from zoo_core.testing.traced import compared
 
     for card in (card for run in runs for card, _ in run.plan):
@@ -244,7 +244,7 @@ def compare_with_traced(runs: Sequence[Run]) -> None:
 
 
 def _with_progress(run: Run, progress: Progress) -> Iterator[Verdict]:
-    """The verdicts of a run of ``zoo check`` as they come, with a progress bar."""
+    """Verdicts as they come in a run of ``zoo check``, with a progress bar printed meanwhile."""
     task = progress.add_task(run.report.family, total=len(run.plan))
     yield from run.verdicts(
         look=lambda card, name: progress.update(task, description=f"{card.name}: {name}"),
@@ -308,7 +308,7 @@ def _print(report: Report) -> None:
 
 
 def _summary(report: Report) -> str:
-    """Last line on a run of ``zoo check`` over a family: how many models were checked, and how many of them failed."""
+    """Last line that a run of ``zoo check`` prints on a family: how many models were checked, and how many failed."""
     checked, bad = len(report.checked), {verdict.model for verdict in report.failed}
     words = f"{checked} of its {report.models} models checked"
     if "" in bad:
@@ -317,13 +317,13 @@ def _summary(report: Report) -> str:
 
 
 def _name_few(names: list[str]) -> str:
-    """Names of the first few models with the same finding of a run, and how many more there are."""
+    """What a run of ``zoo check`` prints of models with one finding: the first few names, and how many more."""
     shown = [name for name in names if name][:_SHOWN]
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _distinct_reasons(report: Report) -> list[tuple[str, list[str]]]:
-    """Reasons that a run of ``zoo check`` gives for a check that neither passed nor failed, each once."""
+    """What a run of ``zoo check`` prints of checks that neither passed nor failed: each reason once, and its models."""
     groups: dict[str, list[str]] = {}
     for verdict in report.verdicts:
         if verdict.outcome in {"refused", "expected", "skipped"}:

@@ -164,7 +164,7 @@ def _print(row: dict[str, Any], *, verbose: bool) -> None:
 
 @click.group()
 def plugin() -> None:
-    """Begin a plugin of your own."""
+    """Write a plugin of your own: begin it, make the files that it ships, and read the guide."""
 
 
 plugin.add_command(new)
@@ -174,7 +174,7 @@ plugin.add_command(new)
 @click.argument("family")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def signatures(family: str, file: Path) -> None:
-    """Write to FILE what the state dicts of all models of FAMILY look like, for `zoo inspect`.
+    """Write to FILE, for your plugin to ship, what state dicts of FAMILY's models look like, for `zoo inspect`.
 
     Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
     """
@@ -208,7 +208,7 @@ def _signature_of(card: Card) -> Signature:
 @click.argument("family")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def costs(family: str, file: Path) -> None:
-    r"""Write to FILE what an image costs all models of FAMILY: multiply-adds and activations, counted without values.
+    r"""Write to FILE, for your plugin to ship, what an image costs FAMILY's models in multiply-adds and activations.
 
     Ship it in your package and name it in Family.costs. A model that does not run without values is left out.
 

@@ -291,7 +291,7 @@ class Anatomy:
 
 
 def _figure(boxes: list[tuple[str, str, str]]) -> str:
-    """The figure of an anatomy in a notebook, as SVG: boxes from left to right, each with name, a line and colour."""
+    """Where the parts of a model are, as a figure for a notebook: boxes in SVG, each with name, a line and colour."""
     from html import escape
 
     from zoo_core.text import visible

@@ -208,7 +208,7 @@ class Weights:
 
 
 def _file_name(url: str) -> str:
-    """The name of a file that weights on a card are in, from its URL."""
+    """The file name of an entry of weights, as a card has them: the end of their URL."""
     return url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -185,7 +185,7 @@ def preprocessing_to_record(preprocessing: Preprocessing | None) -> dict[str, An
 
 
 def preprocessing_from_record(record: dict[str, Any]) -> Preprocessing | None:
-    """The preprocessing of a card that :func:`preprocessing_to_record` turned into plain data.
+    """Read the preprocessing of a card from its JSON record, as :func:`preprocessing_to_record` makes that.
 
     Raises:
         TypeError: A field is unknown, or of another type.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def require_words(record: object, **allowed: Sequence[str]) -> None:
-    """Refuse a field of a record that is none of the words it may be.
+    """Refuse a record with a field that is none of the words that it may be.
 
     Raises:
         AnatomyError: It is another one; the message has the word that was meant.
@@ -33,7 +33,7 @@ def require_words(record: object, **allowed: Sequence[str]) -> None:
 
 
 def require_counts(record: object, **least: int) -> None:
-    """Refuse a field of a record that is no integer, or too small a one; numpy's integers become Python's.
+    """Refuse a record with a field that is no integer, or less than it may be; numpy's integers become Python's.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -52,13 +52,13 @@ def require_counts(record: object, **least: int) -> None:
         except TypeError:
             number = -1
         if number < smallest:
-            raise _wrong(record, name, f"an integer of at least {smallest}")
+            raise _wrong_field(record, name, f"an integer of at least {smallest}")
         if type(value) is not int:
             object.__setattr__(record, name, number)  # the records are frozen, once they are made
 
 
 def require_text(record: object, *names: str, or_none: bool = False) -> None:
-    """Refuse a field of a record that is no text, or an empty one; None will do where ``or_none`` says so.
+    """Refuse a record with a field that is no text, or an empty one; with ``or_none`` it may be None.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -66,7 +66,7 @@ def require_text(record: object, *names: str, or_none: bool = False) -> None:
     for name in names:
         value = getattr(record, name)
         if not (isinstance(value, str) and value) and not (or_none and value is None):
-            raise _wrong(record, name, f"a text{' or None' if or_none else ''}")
+            raise _wrong_field(record, name, f"a text{' or None' if or_none else ''}")
 
 
 def require_tuple(record: object, **of: type) -> None:
@@ -86,7 +86,7 @@ def require_tuple(record: object, **of: type) -> None:
         value = getattr(record, name)
         kinds = (int, float) if kind is float else kind
         if not isinstance(value, tuple) or not all(isinstance(each, kinds) and each != "" for each in value):
-            raise _wrong(record, name, f"a tuple of {kind.__name__}")
+            raise _wrong_field(record, name, f"a tuple of {kind.__name__}")
 
 
 def require_callable(record: object, *names: str, or_text: bool = False) -> None:
@@ -98,7 +98,7 @@ def require_callable(record: object, *names: str, or_text: bool = False) -> None
     for name in names:
         value = getattr(record, name)
         if not (value is None or callable(value) or (or_text and isinstance(value, str) and value)):
-            raise _wrong(record, name, f"{'a text, ' if or_text else ''}a function or None")
+            raise _wrong_field(record, name, f"{'a text, ' if or_text else ''}a function or None")
 
 
 def require(record: object, name: str, right: object, expected: str) -> None:
@@ -108,11 +108,11 @@ def require(record: object, name: str, right: object, expected: str) -> None:
         AnatomyError: It is not right.
     """
     if not right:
-        raise _wrong(record, name, expected)
+        raise _wrong_field(record, name, expected)
 
 
-def _wrong(record: object, name: str, expected: str) -> AnatomyError:
-    """The error for a field of a record that is not what it has to be, with its value."""
+def _wrong_field(record: object, name: str, expected: str) -> AnatomyError:
+    """What is wrong with a field of a record, as an error with the names of both, what it may be, and its value."""
     value: Any = getattr(record, name)
     return AnatomyError(f"{_of(record, name)} must be {expected}, got {value!r:.80}")
 

@@ -398,7 +398,7 @@ def _held(rows: Pair, device: torch.device, *, keep: bool | None) -> Pair | None
 
 
 def room_on(device: torch.device) -> int | None:
-    """Bytes that batches of features may take on a device, with room for the work beside them.
+    """How many bytes of cached features a device can hold, with room for the work beside them.
 
     None where torch does not tell, which it does of CUDA devices, and for the CPU, which reads what is mapped.
 

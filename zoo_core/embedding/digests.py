@@ -155,7 +155,7 @@ def _code_text(value: object, inside: tuple[nn.Module, ...], depth: int) -> str 
 
 
 def _globals_of(code: CodeType) -> list[str]:
-    """Names of the globals that a function and those within it load, so that its digest covers their values."""
+    """Names of the globals that code loads on which features depend, so that their digest covers the values."""
     inner = [name for each in code.co_consts if isinstance(each, CodeType) for name in _globals_of(each)]
     own = [str(each.argval) for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"]
     return sorted({*own, *inner})
@@ -173,7 +173,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor in the order of memory, row by row, for a digest."""
+    """The bytes of a tensor, row by row, for the digest of features that depend on it, or for a file of them."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     numbers: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     return memoryview(numbers)

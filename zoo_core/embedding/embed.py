@@ -140,7 +140,7 @@ def _in_memory(embedder: Embedder, found: Iterable[Row]) -> Embeddings:
 
 
 def labelled_sources(images: Any) -> Iterator[tuple[Source, str]]:
-    """The images to embed, each with its label: the folder it is in below the one searched, or its class in a shard.
+    """Each image to embed with its label: the folder it is in below the one searched, or its class in a shard.
 
     Raises:
         ImageError: A folder or a glob has no images.

@@ -136,7 +136,7 @@ class Rows:
 
 
 def read_rows(folder: Path, *, believed: bool = True) -> tuple[Tensor, Tensor] | None:
-    """The features and targets in a folder, mapped; None when they are not there, not whole or not what they were.
+    """The rows in the feature files of a folder, both mapped; None when one is not there, not whole or not as it was.
 
     Changing them does not change the files.
 
@@ -155,7 +155,7 @@ def read_rows(folder: Path, *, believed: bool = True) -> tuple[Tensor, Tensor] |
 
 
 def _mapped(folder: Path, part: str, record: dict[str, Any]) -> Tensor:
-    """One file of features or targets as a mapped tensor, once it is proven to be what was written."""
+    """A feature file, the one of features or of targets, mapped as a tensor, once proven to be what was written."""
     path, kind, rows = folder / f"{part}.bin", record[part], int(record["rows"])
     if str(Stamp.of(path)) != kind["stamp"]:
         if steady_digest(path)[0] != kind["sha256"]:

@@ -68,7 +68,7 @@ def _write_pt2(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynami
 
 @contextmanager
 def archive_file(path: Path) -> Iterator[Any]:
-    """A file for torch's archive writer, which aborts the process when a write raises; the error is raised at the end.
+    """Open an exported file for torch's archive writer, which aborts if a write raises; the error is raised at the end.
 
     Args:
         path: Of a new file.
@@ -83,7 +83,7 @@ def archive_file(path: Path) -> Iterator[Any]:
 
 
 class _ArchiveFile(io.FileIO):
-    """A file that keeps the error of a write instead of raising it; torch logs a warning of what is no file."""
+    """A file of an exported format that keeps the error of a write and raises none; torch warns of what is no file."""
 
     failed: OSError | None = None
 
@@ -200,7 +200,7 @@ class _FlatAttention(TorchFunctionMode):
 
 
 def input_name(outputs: Sequence[str]) -> str:
-    """What the input of an exported format is called: ``"image"``, or a name that no output has.
+    """What every format calls the input of an exported model: ``"image"``, or a name that no output has.
 
     Example:
         >>> input_name(("scores",)), input_name(("image", "shape"))
@@ -251,7 +251,7 @@ def _write_openvino(model: NamedOutputs, x: Tensor, path: Path, metadata: str, d
 
 
 def _open_openvino(path: Path) -> Run:
-    """Open a file of the format of OpenVINO to run it in full precision."""
+    """Read an exported file of the format of OpenVINO, to run it again in full precision."""
     ov = _require_openvino()
     core = ov.Core()
     exact = {"INFERENCE_PRECISION_HINT": "f32"}  # or it computes in what is fastest on this processor

@@ -65,7 +65,7 @@ def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source]
         return _of_path(os.fspath(images), VIDEO_SUFFIXES if video else IMAGE_SUFFIXES)
     axes = getattr(images, "ndim", None)
     if axes == 1 and str(getattr(images, "dtype", ""))[:1] in ("<", "o", "s"):  # an array or a column of paths
-        return _of_each(images, video=video), True  # type: ignore[arg-type]  # an array
+        return _sources_of_each(images, video=video), True  # type: ignore[arg-type]  # an array
     if axes is not None:
         several = axes > (_BATCH_AXES if video else _BATCH_AXES - 1)
         numbered = enumerate(images) if several else [(0, images)]  # type: ignore[arg-type]  # an array
@@ -73,12 +73,12 @@ def sources_of(images: object, *, video: bool = False) -> tuple[Iterator[Source]
     is_one = isinstance(images, bytes | bytearray | memoryview | Mapping)
     is_one = is_one or hasattr(images, "read") or hasattr(images, "mode")
     if isinstance(images, Iterable) and not is_one:
-        return _of_each(images, video=video), True
+        return _sources_of_each(images, video=video), True
     return iter([Source("image 0", images)]), False
 
 
-def _of_each(images: Iterable[Any], *, video: bool) -> Iterator[Source]:
-    """Sources to load for each item of an iterable of images; an item that is none raises its error when it is read."""
+def _sources_of_each(images: Iterable[Any], *, video: bool) -> Iterator[Source]:
+    """Sources for loading of each item of an iterable; an item that is no image raises its error once it is loaded."""
     for i, item in enumerate(images):
         try:
             inner, several = sources_of(item, video=video)
@@ -119,7 +119,7 @@ def _source(path: Path) -> Source:
 
 
 def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Paths of the images to load from a folder and those inside it, in order."""
+    """Paths of the images found for loading in a folder and those inside it, in order."""
     seen = set()  # links may go round in a circle
     for at, folders, files in os.walk(folder, followlinks=True):
         if os.path.realpath(at) in seen:
@@ -133,7 +133,7 @@ def _walk(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
 
 
 def _one_or_more(sources: Iterator[Source], name: str, problem: str) -> Iterator[Source]:
-    """The same sources of images to load, of which there has to be one."""
+    """The sources found for loading in a folder or by a glob; an error where there is not a single one."""
     first = next(sources, None)
     if first is None:
         raise ImageError(f"{name}: {problem}", expected="at least one image", hint="check the path", name=name)

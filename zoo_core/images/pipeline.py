@@ -31,7 +31,7 @@ _DEEP_MODES = ("I", "F")
 
 
 class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Step of a pipeline that gives an image the channels of a model: grey to RGB, or RGB to grey. No more is guessed.
+    """A pipeline step that gives an image the channels of a model: grey to RGB, or RGB to grey. No more is guessed.
 
     Args:
         count: How many channels.
@@ -80,9 +80,9 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
     def _of_tensor(self, image: Tensor) -> Tensor:
         count = image.shape[-3]
         if (count, self.count) == (_GREY, _RGB):
-            return _like(image.expand(*image.shape[:-3], _RGB, *image.shape[-2:]), image)
+            return _marked_as_image(image.expand(*image.shape[:-3], _RGB, *image.shape[-2:]), image)
         if (count, self.count) == (_RGB, _GREY):
-            return _like(F.rgb_to_grayscale(image, num_output_channels=1), image)
+            return _marked_as_image(F.rgb_to_grayscale(image, num_output_channels=1), image)
         if count != self.count:
             raise self._wrong(count)
         return image
@@ -97,7 +97,7 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
 
 
 class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """Step of a pipeline that refuses a sample whose boxes or masks would stay while its image is flipped.
+    """A pipeline step that refuses a sample whose boxes or masks would stay while its image is flipped.
 
     Example:
         >>> masks = tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=torch.bool))
@@ -111,7 +111,7 @@ class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision sh
             UsageError: Something in it that belongs to places of the image is a plain tensor.
         """
         flat: list[tuple[str, Any]] = []
-        _collect(inputs, "", flat)
+        _collect_parts(inputs, "", flat)
         images = [item for _, item in flat if _is_image(item)]
         for name, item in flat:
             is_plain = isinstance(item, Tensor) and not isinstance(item, tv_tensors.TVTensor)
@@ -126,14 +126,14 @@ class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision sh
         return inputs if len(inputs) > 1 else inputs[0]
 
 
-def _collect(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:
-    """Collect the parts of a sample that goes through a pipeline, each with its name."""
+def _collect_parts(item: Any, name: str, flat: list[tuple[str, Any]]) -> None:
+    """Collect the parts of a sample that a pipeline step is given, each with its name."""
     if isinstance(item, dict):
         for key, value in item.items():
-            _collect(value, str(key), flat)
+            _collect_parts(value, str(key), flat)
     elif isinstance(item, list | tuple):
         for value in item:
-            _collect(value, name, flat)
+            _collect_parts(value, name, flat)
     else:
         flat.append((name, item))
 
@@ -180,7 +180,7 @@ class FitTo(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
 
 
 class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """A step of a pipeline: cut out the centre of an image, or pad it where it is too small.
+    """A pipeline step that cuts out the centre of an image, or pads it where it is too small.
 
     Args:
         size: Height and width, in pixels.
@@ -215,7 +215,7 @@ class CenterCropOrPad(v2.Transform):  # type: ignore[misc]  # torchvision ships 
 
 
 class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """A step of a pipeline: an image as a tensor of float32, ``[..., C, H, W]``.
+    """A pipeline step that makes an image a tensor of float32, ``[..., C, H, W]``.
 
     Args:
         white: What white becomes: 1.0 for most models. Floats that come in count from 0 to 1.
@@ -240,11 +240,11 @@ class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no type
         values = image.float().div(255) if image.dtype == torch.uint8 else F.to_dtype(image, torch.float32, scale=True)
         if self.channel_order == "BGR":
             values = values.flip(-3)
-        return _like(values if self.white == 1 else values * self.white, inpt)
+        return _marked_as_image(values if self.white == 1 else values * self.white, inpt)
 
 
 class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """A step of a pipeline: ``[..., T, C, H, W]``, as videos are read, to ``[..., C, T, H, W]``.
+    """A pipeline step for videos: ``[..., T, C, H, W]``, as they are read, to ``[..., C, T, H, W]``.
 
     Example:
         >>> FramesAfterChannels()(torch.zeros(16, 3, 8, 8)).shape
@@ -260,11 +260,11 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
                 f"a video is a tensor [..., frames, channels, height, width], got {list(inpt.shape)}",
                 hint="torch.stack(frames)",
             )
-        return _like(inpt.transpose(-4, -3), inpt)
+        return _marked_as_image(inpt.transpose(-4, -3), inpt)
 
 
 def _is_image(item: object) -> bool:
-    """Whether a part of a sample in a pipeline is an image or a video, and neither a label nor a mask nor boxes."""
+    """Whether a pipeline step takes a part of a sample as an image or a video, not as a label, a mask or boxes."""
     if isinstance(item, tv_tensors.Image | tv_tensors.Video):
         return True
     if isinstance(item, Tensor):
@@ -272,8 +272,8 @@ def _is_image(item: object) -> bool:
     return type(item).__module__.startswith("PIL.")
 
 
-def _like(values: Tensor, image: Any) -> Tensor:
-    """Marked as an image, so that later steps of a pipeline never take a label next to it for one."""
+def _marked_as_image(values: Tensor, image: Any) -> Tensor:
+    """Mark what a pipeline step made as an image, so that later steps never take a label next to it for one."""
     kind = tv_tensors.Video if isinstance(image, tv_tensors.Video) else tv_tensors.Image
     return cast("Tensor", kind(values))
 
@@ -313,7 +313,7 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
 
 
 def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
-    """Steps of a pipeline that resize and crop an image."""
+    """The pipeline's steps that resize and crop an image, by the numbers of a preprocessing."""
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     if numbers.resize and numbers.fit == "squash":
         yield v2.Resize(list(numbers.resize), **how)
@@ -324,7 +324,7 @@ def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any
 
 
 def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
-    """Random steps of a pipeline with ``train=True``: the augmentations of torchvision's references.
+    """A pipeline's random steps with ``train=True``: the augmentations of torchvision's references, by task.
 
     See https://github.com/pytorch/vision/tree/main/references, the ``presets.py`` of each task.
     """
@@ -339,7 +339,7 @@ def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
 
 
 def _for_classification(numbers: Preprocessing) -> list[Any]:
-    """Random steps of a pipeline with ``train=True``, for a classifier."""
+    """The random steps in a classifier's pipeline with ``train=True``."""
     if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
@@ -347,7 +347,7 @@ def _for_classification(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_segmentation(numbers: Preprocessing) -> list[Any]:
-    """Random steps of a pipeline with ``train=True``, for segmentation."""
+    """The random steps in a pipeline for segmentation with ``train=True``."""
     size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
@@ -363,7 +363,7 @@ def _for_segmentation(numbers: Preprocessing) -> list[Any]:
 
 
 def _for_detection(_: Preprocessing) -> list[Any]:
-    """Random steps of a pipeline with ``train=True``, for a detector."""
+    """The random steps in a detector's pipeline with ``train=True``."""
     return [RequireTypedTargets(), v2.RandomHorizontalFlip()]
 
 
@@ -375,7 +375,7 @@ _AUGMENTATIONS = {
 
 
 def _interpolation(name: str) -> Any:
-    """Interpolation for the resize step of a pipeline, as torchvision's enum, by the name in a card."""
+    """What a pipeline's resize step resamples by, as torchvision's enum, from its name in a card."""
     known = [mode.value for mode in v2.InterpolationMode]
     if name not in known:
         raise UsageError(

@@ -44,7 +44,7 @@ class Numbers:
 
 @strict_arguments
 def preprocessing(model: nn.Module | str, *, size: int | Sequence[int] | None = None) -> Preprocessing:
-    """What an image goes through before ``model`` sees it, as numbers: for albumentations or a server.
+    """The preprocessing of images before ``model`` sees them, as numbers: for albumentations or a server.
 
     :func:`zoo_core.transforms` is the pipeline of the same numbers.
 
@@ -104,7 +104,7 @@ def set_preprocessing(model: nn.Module, preprocessing: Preprocessing | Mapping[s
 
 
 def with_preprocessing(known: Metadata, preprocessing: Preprocessing) -> Metadata:
-    """The metadata of a model with another preprocessing, as :func:`set_preprocessing` sets it."""
+    """Set another preprocessing as :func:`set_preprocessing` does, in a copy of what is known of a model."""
     edit = Edit(_VERB, {"preprocessing": preprocessing_to_record(preprocessing)})
     return replace(known, edits=(*known.edits, edit))
 
@@ -158,7 +158,7 @@ def numbers_of(model: nn.Module | str) -> Numbers:
         return Numbers(card.find(tag or held_tag(card.id, card.default)).preprocessing, card.task)
     known = metadata_of(model)
     task = known.card.task if known.card else "classification"
-    result = _after_edits(known.preprocessing, known.edits)
+    result = _current_preprocessing(known.preprocessing, known.edits)
     if result is None:
         raise _no_preprocessing(known)
     return Numbers(result, task)
@@ -179,14 +179,14 @@ def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str,
     """
     try:
         done = [Edit(edit["verb"], {name: value for name, value in edit.items() if name != "verb"}) for edit in edits]
-        return _after_edits(preprocessing_from_record(dict(start)), done)
+        return _current_preprocessing(preprocessing_from_record(dict(start)), done)
     except (KeyError, TypeError, ValueError) as error:  # a stranger's recipe
         cause = f"{type(error).__name__}: {error}"
         raise Unreadable("the recipe of the save does not say how images are prepared", cause=cause) from error
 
 
-def _after_edits(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
-    """Preprocessing after these edits of a model: the latest that was set, through each new stem since."""
+def _current_preprocessing(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
+    """The preprocessing of a model's images now: the latest that was set, with the channels of each new stem since."""
     latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
     if latest is not None:
         start, edits = _as_preprocessing(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
@@ -205,7 +205,7 @@ def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessin
 
 
 def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[float, ...]:
-    """The mean or std of a preprocessing as these edits leave it; NaN for a channel that comes from no old one."""
+    """Numbers of the preprocessing, mean or std, for new channels of images; NaN for one that comes from no old one."""
     for edit in edits:
         arguments = edit.arguments
         plan = plan_channels(arguments["in_channels"], len(numbers), arguments["policy"], arguments["map"])

@@ -166,7 +166,7 @@ def _read_file(file: Any, name: str) -> ReadImage:
 
 
 def _require_regular(path: Path, name: str) -> None:
-    """Refuse to read what would be waited for, as a pipe is, or has no end."""
+    """Refuse to read an image from a folder, from a broken link, or from a pipe, which would be waited for."""
     try:
         is_regular = path.is_file() or not path.exists()
     except OSError as error:  # such as links in a circle
@@ -222,7 +222,7 @@ def _dark_note(most: Any) -> str:
 
 
 def require_white(values: Any, name: str) -> str:
-    """What to say of an array or a tensor of 16 bits; refused where it holds 8, since no file says what white is.
+    """What to note as 16 bits are read as an image; refused where they hold 8, as no file says what white is.
 
     Raises:
         ImageError: No value is above 255.
@@ -322,7 +322,7 @@ def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _checked_tensor(tensor: Tensor, name: str) -> Tensor:
-    """A tensor that is read as an image: ``[C, H, W]``, of uint8 or of floats from 0 to 1."""
+    """Read a tensor as an image: ``[C, H, W]``, of uint8 or of floats from 0 to 1; refuse any other."""
     import torch
 
     if tensor.ndim not in (_MAP, _IMAGE) or not tensor.numel():
@@ -379,7 +379,7 @@ _MARKS = (
 
 
 def _format_of(file: Any) -> tuple[str, str]:
-    """What a file is that Pillow cannot read, and what to do with it, which may be empty.
+    """Why Pillow cannot read a file as an image: what it is, and what to do with it, which may be empty.
 
     Example:
         >>> import io

@@ -254,7 +254,7 @@ def _peak(model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> in
 
 
 class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
-    """Inside the block, the bytes of tensors that operations made and nothing has freed; ``most`` is their peak."""
+    """Measure, for a comparison, the bytes of tensors made and not freed inside the block; ``most`` is their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's

@@ -104,7 +104,7 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
 
 
 def _axes_in_inches(figure: Any) -> Any:
-    """Axes to draw a model on, without lines, that fill the figure."""
+    """Axes on which ``zoo.draw`` draws the stages of a model, in inches and without lines, that fill the figure."""
     axes = figure.subplots()
     axes.set_xlim(0, figure.get_figwidth())
     axes.set_ylim(0, figure.get_figheight())
@@ -156,7 +156,7 @@ def _box(axes: Any, left: float, bottom: float, width: float, words: tuple[str, 
 
 
 def _arrow(axes: Any, x: float, top: float, words: str) -> None:
-    """Draw an arrow from the box of a part of a model to the next, with words beside it."""
+    """Draw the arrow of ``zoo.draw`` from the box of one stage to the next, with words beside it."""
     style = {"arrowstyle": "-|>", "color": _EDGE}
     axes.annotate("", (x, top - _GAP), (x, top), arrowprops=style)
     axes.text(x + 0.12, top - _GAP / 2, words, ha="left", va="center", fontsize=7, color=_INK)

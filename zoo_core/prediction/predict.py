@@ -115,12 +115,12 @@ def predict(
         return only.result
     result = list(predictions)
     _warn_of_notes(result)
-    _warn_of([each for each in result if each.error is not None], len(result))
+    _warn_of_failed([each for each in result if each.error is not None], len(result))
     return [each.result if each.error is None else each.error for each in result]
 
 
-def _warn_of(failed: Sequence[Prediction], total: int) -> None:
-    """Warn of images that were not predicted."""
+def _warn_of_failed(failed: Sequence[Prediction], total: int) -> None:
+    """Warn that ``zoo.predict`` gives no result for some images, but the error in their place."""
     if failed:
         names = ", ".join(each.name for each in failed[:_NAMED_AT_MOST])
         more = ", ..." if len(failed) > _NAMED_AT_MOST else ""
@@ -129,7 +129,7 @@ def _warn_of(failed: Sequence[Prediction], total: int) -> None:
 
 
 def _warn_of_notes(predictions: Sequence[Prediction]) -> None:
-    """Warn of what was done to predicted images that their user may not expect."""
+    """Warn of what ``zoo.predict`` did to images before it predicted them, where users may not expect it."""
     noted = [f"{each.name}: {each.note}" for each in predictions if each.note]
     if noted:
         more = f"; and {len(noted) - _NAMED_AT_MOST} more" if len(noted) > _NAMED_AT_MOST else ""

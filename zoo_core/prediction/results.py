@@ -32,7 +32,7 @@ _GREY, _PIL_CHANNELS = 1, (1, 3, 4)
 
 
 def _colour_of(label: int) -> tuple[int, int, int]:
-    """A colour for a class in a drawn result, the same every time and far from its neighbours'; black is background.
+    """The colour of a class in drawn results, the same every time, far from its neighbours'; black is background.
 
     Example:
         >>> _colour_of(0)
@@ -45,7 +45,7 @@ def _colour_of(label: int) -> tuple[int, int, int]:
 
 
 def _to_pil(image: Any) -> Image.Image:
-    """An RGB image to draw a result on, read as it was predicted: upright, where a result has its places."""
+    """The image below the results of a prediction, as RGB: read upright, as it was predicted."""
     image = read(image, "the image to draw on").image
     if isinstance(image, torch.Tensor):
         values = image if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)
@@ -56,7 +56,7 @@ def _to_pil(image: Any) -> Image.Image:
 
 
 def _draw_detections(found: Detections, image: Any) -> Image.Image:
-    """The image with the boxes, names, masks and keypoints of a result drawn on it."""
+    """Draw a ``Detections`` result of a prediction: boxes, names, masks and keypoints on the image."""
     drawn = _to_pil(image)
     if found.masks is not None:
         for mask, label in zip(found.masks, found.labels.tolist(), strict=True):
@@ -77,7 +77,7 @@ def _draw_detections(found: Detections, image: Any) -> Image.Image:
 
 
 def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:
-    """Draw a ``Segmentation`` result of ``zoo.predict``: its mask over the image if any, and a legend of classes."""
+    """Draw a ``Segmentation`` result of a prediction: its mask, on an image if any, and its legend."""
     labels = found.mask.to(torch.int64)
     palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
     coloured = Image.fromarray(palette[labels].numpy())
@@ -281,7 +281,7 @@ _ONE_HEAD = Outputs((), frozenset(), {}, lambda output: output)
 
 @dataclass(frozen=True)
 class Reading:
-    """How outputs of a model are read as results.
+    """How the results of a prediction, image by image, are read from what a model returned.
 
     Attributes:
         names: What the classes are called, empty when that is not known; for several heads by the name of each.
@@ -423,7 +423,7 @@ class Reading:
 
 
 def _are_probabilities(scores: Tensor) -> bool:
-    """Whether outputs are read as results that are probabilities: the model's own last layer is a softmax."""
+    """Whether results take a model's scores as they are, as probabilities: its own last layer is a softmax."""
     return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 

@@ -50,7 +50,7 @@ def leave_out_base(
 
 
 def _same_as_base(recipe: Recipe, tensors: Mapping[str, Tensor], options: Mapping[str, object]) -> set[str]:
-    """Names of the tensors of a model that its base weights have too, bit for bit."""
+    """Names of the tensors that a save can leave out, since its base weights have them too, bit for bit."""
     if result := _published_file(recipe):
         twin = rebuild(recipe, options=options, filled=_filler(*result))
         values = twin.state_dict()

@@ -85,7 +85,7 @@ def _built(value: Any, heads: Mapping[str, nn.Module], name: str = "main") -> An
 
 
 def _given_head(custom: Custom, heads: Mapping[str, nn.Module], name: str) -> nn.Module:
-    """Head by that name that the user gives, as only its own code can build it, for an edit to repeat."""
+    """The head that the user gives to repeat an edit in a recipe with, as only its own code can build it."""
     if name not in heads:
         short = custom.kind.rpartition(".")[2]
         raise UsageError(

@@ -160,7 +160,7 @@ def read_tensors(folder: Path, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def _other_file(path: Path, recipe: Recipe, expected: str, got: str, digest: str) -> DigestMismatch:
-    """The error for a folder with other tensors than were saved; their digest is empty where they were not read."""
+    """The error for the folder of a save with other tensors than were written; no digest where they were not read."""
     return DigestMismatch(
         f"{path} is not the file that was saved",
         expected=expected,

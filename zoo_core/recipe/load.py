@@ -151,7 +151,7 @@ def _loaded_class_names(recipe: Recipe, known: Metadata, source: Path) -> tuple[
 
 
 def _loaded_preprocessing(recipe: Recipe, model: nn.Module, known: Metadata, source: Path) -> Preprocessing | None:
-    """Preprocessing of a loaded model; its numbers have to be as many as the channels."""
+    """Preprocessing of a saved model for ``zoo.load``; its numbers have to be as many as the channels."""
     result = preprocessing_from_record(recipe.preprocessing)
     if result is None:
         return None
@@ -178,7 +178,7 @@ def _check_heads(recipe: Recipe, heads: Mapping[str, nn.Module]) -> None:
 
 
 def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: Path) -> None:
-    """Give every tensor of the loaded model its value, in the dtype and memory format it had."""
+    """Give a saved model its tensors for ``zoo.load``, in the dtype and memory format that they had."""
     state.match_dtypes(model, tensors, recipe.dtype)
     if recipe.channels_last:
         place(model, channels_last=True)
@@ -199,7 +199,7 @@ def _restore(model: nn.Module, recipe: Recipe) -> None:
 
 
 def _weights_begun_with(card: Card | None, tag: str | None) -> Weights | None:
-    """Weights entry that the loaded model began with, if the plugin here still knows it."""
+    """Weights entry that a saved model began with, for ``zoo.load``, if the plugin here still knows it."""
     try:
         return card.find(tag) if card and tag else None
     except UnknownTag:

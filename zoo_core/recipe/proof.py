@@ -195,7 +195,7 @@ def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[
 
 
 def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]]:
-    """The modules that a recipe cannot build, as only their own code can, by the name of their head."""
+    """The modules that a recipe's proof is given, as only their own code can build them, by the name of their head."""
     if isinstance(value, Custom):
         yield name, value
     elif isinstance(value, Mapping):

@@ -56,7 +56,7 @@ _ATTENTION = {"aten::_native_multi_head_attention": 4, "aten::_transformer_encod
 
 
 class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Refuses an operation of a rebuild on tensors, before it is done, when its result would exceed a save's limit.
+    """Counts the memory of a model that a recipe makes: refuses an operation of too large a result before it is done.
 
     Args:
         name: Of the model, for the message.
@@ -155,14 +155,14 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 
 def _with_masks_counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of an operation whose memory a rebuild limits, masks replaced by as many indices as they choose."""
+    """Arguments of an operation, to count the memory of what a recipe makes: masks become indices that they choose."""
     if name in {"aten::index", "aten::index_put"}:
         return (args[0], [each for index in args[1] for each in _as_indices(index)], *args[2:])
     return args
 
 
 def _as_indices(index: Tensor | None) -> list[Tensor | None]:
-    """A mask as indices on the meta device, to limit the memory of a rebuild's operations; others as they are."""
+    """Indices in place of a mask, to count the memory of what a recipe makes without values; others as they are."""
     if index is None or index.dtype not in {torch.bool, torch.uint8}:
         return [index]
     chosen = int(index.count_nonzero())

@@ -152,7 +152,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _hint_without_recipe(folder: Path) -> str:
-    """The hint where a folder has no record of a recipe; timm and transformers have names of their own for a hub's."""
+    """The hint where a folder has no recipe on record; a repository on the hub for timm gets one of its own."""
     if named := _OF_TIMM.search(folder.as_posix()):
         save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
         return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
@@ -271,7 +271,7 @@ def _version(name: str) -> str:
 
 
 def warn_of_others(recipe: Recipe, stacklevel: int) -> None:
-    """Warn of versions other than a recipe has on record for the family's library or plugin."""
+    """Warn of other versions of a family's library or plugin than the recipe has on record."""
     now = versions_for(recipe.family)
     saved = {name: number for name, number in recipe.versions.items() if name not in _COMPARED_BY_FORMAT}
     others = [f"{name} {then}, here {now[name]}" for name, then in saved.items() if now.get(name, then) != then]
@@ -287,14 +287,14 @@ _SHOWN = 10
 
 
 def is_save(model: str | os.PathLike[str]) -> bool:
-    """Whether something is a save with the record of a recipe: a name on the hub, a path, a folder with one."""
+    """Whether something is a saved model with a recipe: a name on the hub, a path, a folder with the recipe's JSON."""
     if is_hub_name(model):
         return True
     return is_written_as_path(model) or (Path(model) / FILE).is_file()
 
 
 def outline_of(name: str, *, as_json: bool = False) -> str:
-    """What the recipe of a save records, in a few lines or as it is.
+    """What the recipe of a saved model has on record, in a few lines or as JSON.
 
     Raises:
         Unreadable: It is none.
@@ -321,7 +321,7 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
 
 
 def check_plain_file(path: Path, *, limit: int | None = None) -> None:
-    """Refuse a recipe, or a file beside it, that is no ordinary file of the folder that it is in.
+    """Refuse the JSON of a recipe, or a file beside it, that is no ordinary file of the folder that it is in.
 
     Args:
         path: A file that a saved folder should have.
@@ -343,7 +343,7 @@ def check_plain_file(path: Path, *, limit: int | None = None) -> None:
 
 
 def _not_plain(path: Path, got: str) -> Unreadable:
-    """Error for a recipe, or a file beside it, that is no plain file."""
+    """Error for the JSON of a recipe, or a file beside it, that is no plain file."""
     return Unreadable(
         f"{path} is not read",
         expected="an ordinary file, as zoo.save writes it",

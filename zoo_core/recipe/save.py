@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _unsharded(model: nn.Module) -> Iterator[nn.Module | None]:
-    """Model to save; of a sharded one a twin with whole tensors on the first process, and None on the others.
+    """Model for ``zoo.save``: of a sharded one, a twin with whole tensors on the first process, and None on the others.
 
     Where the model is sharded the block is one for all processes: when the first fails in it, all raise.
     """
@@ -226,7 +226,7 @@ def _class_names(
 
 
 def _names_in_a_row(counts: Mapping[str, int], said: Mapping[str, Sequence[str]]) -> list[str]:
-    """Class names to save of a model with several heads, in the order of their scores; embeddings have none."""
+    """Class names that ``zoo.save`` writes for several heads, in the order of their scores; embeddings have none."""
     needed = {head: count for head, count in counts.items() if count}
     got = {head: len(names) for head, names in said.items() if len(names)}
     if got != needed or any(isinstance(names, str) for names in said.values()):
@@ -250,7 +250,7 @@ def _card(model: nn.Module, known: Metadata) -> Card:
 
 
 def _first_weights(known: Metadata) -> dict[str, Any]:
-    """What a save says of the first weights of its model: their tag, source and digest."""
+    """What ``zoo.save`` writes in the recipe of the weights a model began with: their tag, source and digest."""
     if known.origin:
         return dict(known.origin)
     receipt = known.receipt

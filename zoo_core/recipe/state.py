@@ -89,13 +89,13 @@ def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None
 
 
 def frozen_in(model: nn.Module) -> list[str]:
-    """The frozen state of a model to save: the shortest list of tensors and modules that names all frozen ones."""
+    """What of a model is frozen, as its save states it: the shortest list of tensors and modules that names it all."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return covering({name for name, each in parameters.items() if not each.requires_grad}, set(parameters))
 
 
 def held_in(model: nn.Module) -> list[str]:
-    """The held state of a model to save: the shortest list of modules that names all norms that stay in eval mode."""
+    """Held modules of a model, as its save states them: the shortest list that has all norms that stay in eval mode."""
     modules = dict(stateful(model))
     return covering({path for path, module in modules.items() if is_held(module)}, set(modules))
 
@@ -143,7 +143,7 @@ def restore(model: nn.Module, recipe: Recipe) -> None:
 
 
 def _prefixes(name: str) -> list[str]:
-    """The prefixes of a name in a model's state: the modules that it is in, outermost first, and the name itself."""
+    """Names by which a save may state that a tensor is frozen or held: its modules, outermost first, and its own."""
     parts = name.split(".")
     return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
 

@@ -115,7 +115,7 @@ class Entry(NamedTuple):
 
 
 def _other_width(crop: Sequence[int] | None, width: int) -> int | None:
-    """Width of the images of weights that one may choose, where it is not the one the model was designed for."""
+    """Width of the images of weights to choose from, where it is not the one that the model was designed for."""
     return crop[-1] if crop and crop[-1] != width else None
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Own:
-    """What the family of the user's own models keeps of one beside its card, which cannot hold it.
+    """What the registry's family of the user's own models keeps of one beside its card, which cannot hold it.
 
     Attributes:
         build: What makes it.
@@ -161,12 +161,12 @@ class Member:
 
 
 def _public_version(version: str) -> str:
-    """Version of a family's library without the name of its build, as in ``2.15.0+cpu``."""
+    """Version of a family's library, to check it by, without the name of its build, as in ``2.15.0+cpu``."""
     return version.partition("+")[0]
 
 
 class Shelf(MutableMapping[str, Card]):
-    """Cards of a registered family by name, in the order of its catalogue; those of a file are read on use.
+    """The cards by name of one family in a registry, checked when they are read, in the order of its catalogue.
 
     Args:
         family: Whose cards they are.

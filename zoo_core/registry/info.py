@@ -64,7 +64,7 @@ def outline(card: Card) -> str:
 
 
 def lines_on_others(card: Info) -> Iterator[str]:
-    """Info on each other family that has the same name, a line each, and one on which of them the name alone means.
+    """What is different about models of that name in other families, a line each, and which the name alone means.
 
     Args:
         card: The model that was requested.
@@ -113,7 +113,7 @@ def _default_weights(card: Card) -> Weights | None:
 
 
 def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
-    """For the info, differences between the preprocessing of models of the same name, field by field."""
+    """What is different about the preprocessing of a model of that name in another family, field by field."""
     for spec in fields(Preprocessing):
         old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
         if old != new:

@@ -78,14 +78,14 @@ def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tu
         One record a plugin. A plugin that raises is there too, with its problem and traceback.
     """
     if entry_points is None:
-        entry_points = _installed()
+        entry_points = _entries_to_load()
     result = sorted(entry_points, key=lambda entry: (entry.name, entry.value))
     rivals = {entry.name: [rival for rival in result if rival.name == entry.name] for entry in result}
     return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in result)
 
 
-def _installed() -> list[EntryPoint | Found]:
-    """The entry points of the plugins to load: those installed, as far as the settings do not leave them out."""
+def _entries_to_load() -> list[EntryPoint | Found]:
+    """The plugins to find and load: all entry points that are installed and that the settings do not leave out."""
     only, without = settings.plugins(), settings.disabled_plugins()
     result = plugin_entries()
     names = {entry.name for entry in result}
@@ -144,7 +144,7 @@ def load_plugin(
 
 
 def _load_remedy(error: BaseException, plugin: Plugin) -> str:
-    """Remedy for a plugin that does not load: uninstall a rival, install a library, go without it and report."""
+    """What to do about a plugin that does not load: uninstall a rival, install a library, go without it and report."""
     if isinstance(error, DuplicatePlugin):
         return "uninstall one of them"
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
@@ -155,7 +155,7 @@ def _load_remedy(error: BaseException, plugin: Plugin) -> str:
 
 
 def go_without(plugin: Plugin) -> str:
-    """What to do about a plugin that is wrong in itself.
+    """What to do about a plugin that loads but is wrong in itself: report it, and go on without it.
 
     Example:
         >>> go_without(Plugin("acme", "zoo-acme 1.0"))
@@ -209,7 +209,7 @@ def _plain_hook_answers(module: object) -> dict[str, list[object]] | None:
 
 
 def _hook_answers(name: str, plugin: object) -> tuple[dict[str, list[object]], tuple[str, ...]]:
-    """Answers of any loaded plugin to its hooks, and what is odd about it."""
+    """What a plugin that is being loaded answers to each hook, and what is odd about it."""
     import pluggy
 
     manager = pluggy.PluginManager(hooks.PROJECT)
@@ -251,7 +251,7 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
 
 
 def _checked_commands(answer: object) -> Mapping[str, str]:
-    """The commands that a plugin contributes; PluginError where they are no dict of strings."""
+    """The commands of a plugin that is being loaded; PluginError where they are no dict of strings."""
     if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
         raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
     return answer

@@ -340,7 +340,7 @@ def use(zoo: Zoo) -> Iterator[Zoo]:
 
 
 class ModelNames(builtins.list[str]):
-    """Names of models of the zoo in use; a notebook shows a table of what these cost."""
+    """Which models a registry has, as a list of their names; a notebook shows a table of what these cost."""
 
     _MOST = 50
     """Rows of that table."""

@@ -159,7 +159,7 @@ def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], *, keep: bool) -
     twin.__class__ = _unsharded_class(module)
     for table in ("_parameters", "_buffers"):
         own: dict[str, Tensor | None] = module.__dict__[table]
-        twin.__dict__[table] = {name: _whole(tensor, seen, keep=keep) for name, tensor in own.items()}
+        twin.__dict__[table] = {name: _whole_of_shards(tensor, seen, keep=keep) for name, tensor in own.items()}
     twin.__dict__["_modules"] = {
         name: child and _gathered(child, seen, keep=keep)
         for name, child in module._modules.items()  # noqa: SLF001 - named_children() leaves out what is None
@@ -167,8 +167,8 @@ def _gathered(module: nn.Module, seen: dict[int, nn.Parameter], *, keep: bool) -
     return twin
 
 
-def _whole(tensor: Tensor | None, seen: dict[int, Any], *, keep: bool) -> Tensor | None:
-    """The whole of one sharded tensor, the same for every name that it has."""
+def _whole_of_shards(tensor: Tensor | None, seen: dict[int, Any], *, keep: bool) -> Tensor | None:
+    """Gather one tensor of a distributed model from the processes that have its shards, once for all its names."""
     if tensor is None or not hasattr(tensor, "full_tensor"):
         return tensor
     if id(tensor) not in seen:

@@ -159,7 +159,7 @@ def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
 
 
 def _held(model: nn.Module, known: Metadata | None) -> dict[str, tuple[nn.Module, bool]]:
-    """The modules that should stay held through an edit, and whether they are before it."""
+    """The modules that are to be held again after editing, by path, and whether they are before it."""
     modules = dict(model.named_modules(remove_duplicate=False)) if known and known.held else {}
     return {path: (modules[path], is_held(modules[path])) for path in (known.held if known else ()) if path in modules}
 

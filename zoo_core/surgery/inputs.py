@@ -52,7 +52,7 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
 
 
 def _of_example(model: nn.Module, kept: object) -> Tensor:
-    """Noise of the shape of the example input that a module was traced with; an example of integers as it is."""
+    """An input like the example that a module was traced with: noise of its shape, or itself if it is of integers."""
     if not isinstance(kept, torch.Tensor):
         raise NotSupported(
             f"this {type(model).__name__} cannot be tried with an image",

@@ -33,7 +33,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def has_nothing_to_score_with(module: nn.Module) -> bool:
-    """Whether no layer in ``module`` could weigh features, but norms at most, so that it gives features again.
+    """Whether ``module`` has no kind of layer that could weigh features, but norms at most: it gives them again.
 
     Example:
         >>> has_nothing_to_score_with(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)))

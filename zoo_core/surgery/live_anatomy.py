@@ -79,7 +79,7 @@ def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn
 
 
 def _refuse_layers_after(model: nn.Module, anatomy: Anatomy, changed: set[str]) -> None:
-    """Raise where layers with parameters were put by hand after the head, in a Sequential that it is in.
+    """Refuse an anatomy whose head is not last: layers with parameters were put after it by hand, in its Sequential.
 
     Raises:
         AnatomyError: There are such, and the anatomy does not say that they come after it.
@@ -134,7 +134,7 @@ def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
 
 
 def sequence_around(model: nn.Module, path: str) -> str:
-    """Path of the Sequential that the anatomy's head site lies in now; empty where it is in none."""
+    """Path of the Sequential put by hand in which the anatomy's head site lies now; empty where it is in none."""
     around = path.rpartition(".")[0]
     module = model.get_submodule(around) if around and _replaced_around(model, around) == around else None
     return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
@@ -195,12 +195,12 @@ def channels_of_map(found: Tensor, layout: str, axes: int) -> int:
 
 
 def head_is_near(name: str, anatomy: Anatomy) -> bool:
-    """Whether a tensor changed by hand is in the main head of the anatomy or in the outermost module around it."""
+    """Whether a tensor changed by hand is in the anatomy's main head, or in the outermost module around it."""
     return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
 
 
 def noise(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Noise to see by whether an anatomy still holds: the same each time, on the device and in the dtype of a model."""
+    """Noise to run parts of an anatomy on, to see that it holds: the same each time, for a model's device and dtype."""
     like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
     # said to be on the CPU, where its generator is: torch's default device may be another
     result = torch.randn(*shape, generator=torch.Generator().manual_seed(0), device="cpu")
@@ -211,7 +211,7 @@ def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
     """The anatomy that the family reads after a change by hand, with the heads and strides that only zoo knows."""
     before = {head.path: head for head in old.heads}
     heads = tuple(
-        before[head.path] if head.path in before and not _inside(changed, head.path) else head for head in fresh.heads
+        before[head.path] if head.path in before and not _reaches(changed, head.path) else head for head in fresh.heads
     )
     strides = {stage.name: stage.stride for stage in old.stages}
     return replace(
@@ -242,7 +242,7 @@ def _begins_with_a_layer(module: nn.Module) -> bool:
 
 
 def _owner_has(model: nn.Module, name: str) -> bool:
-    """Whether a model that was changed by hand still has something of the name of that tensor."""
+    """Whether the live model still has something of the name of a tensor that was changed by hand."""
     owner, _, leaf = name.rpartition(".")
     try:
         return hasattr(model.get_submodule(owner), leaf)
@@ -258,7 +258,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
     """
     result = old
     for head in old.heads:
-        if not _inside(changed, head.path):
+        if not _reaches(changed, head.path):
             continue
         around = _scoring(model, head.path, changed)
         if around == head.path:
@@ -286,7 +286,7 @@ def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Ana
 
 
 def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
-    """The path of a head site after a change by hand, or of the innermost module around it that can score.
+    """Where the anatomy's head is after a change by hand: at its site, or in the innermost module that can score.
 
     A site that holds nothing to score with, with no new layer around it, is one that gives embeddings.
     """
@@ -304,7 +304,7 @@ def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
 
 
 def _scores_its_own_way(module: nn.Module) -> bool:
-    """Whether a module has parameters and no layer that says its width, as a head put in by hand that takes cosines."""
+    """Whether a head put in by hand has parameters and no layer that tells an anatomy its width, as for cosines."""
     return not _layers(module) and next(module.parameters(), None) is not None and not has_nothing_to_score_with(module)
 
 
@@ -362,12 +362,12 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 def _number(layer: nn.Module, names: Iterable[str]) -> int:
-    """The first of these attributes of a layer put in by hand that is an integer, as its width is; 0 for none."""
+    """A width for the anatomy from a layer put in by hand: the first of these attributes that is an integer, or 0."""
     return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)
 
 
-def _inside(names: Iterable[str], path: str) -> bool:
-    """Whether a tensor changed by hand is in the module at ``path``, or in a module that was there or around it."""
+def _reaches(names: Iterable[str], path: str) -> bool:
+    """Whether a change of tensors by hand reaches the part of an anatomy at ``path``: it is in it, or around it."""
     owners = (name.rpartition(".")[0] for name in names)
     return any(under(name, path) for name in names) or any(owner and under(path, owner) for owner in owners)
 
@@ -484,7 +484,7 @@ def _taking(site: Head, pooled: Any) -> Head:
 
 
 def _takes(site: Head, pooled: Any) -> bool:
-    """Whether an anatomy still holds for what a head site is given: its number of features, on the axis for them."""
+    """Whether the anatomy's head site still takes what it is given: its number of features, on the axis for them."""
     if not isinstance(pooled, torch.Tensor):
         return True
     return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features

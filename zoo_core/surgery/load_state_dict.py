@@ -72,18 +72,20 @@ def load_state(
         del given[name]
         outcomes[name] = "ignored"
     misshaped = {name for name, tensor in given.items() if name in own and own[name].shape != tensor.shape}
-    for name in [name for name in misshaped if _under(name, replaceable)]:
+    for name in [name for name in misshaped if _is_replaceable(name, replaceable)]:
         del given[name]
         misshaped.discard(name)
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
     missing, unexpected = _assign(model, fitting, own) if assign else _load_by_copying(model, fitting)
     untouched = {name for name in missing if _matches(name, absent) and name not in problems}
-    missing = [name for name in missing if not (name in problems or name in untouched or _under(name, replaceable))]
-    unexpected = [name for name in unexpected if not _under(name, replaceable)]
+    missing = [
+        name for name in missing if not (name in problems or name in untouched or _is_replaceable(name, replaceable))
+    ]
+    unexpected = [name for name in unexpected if not _is_replaceable(name, replaceable)]
     if missing or unexpected or problems:
         raise _mismatch(model, source, missing, unexpected, problems)
-    new = {*untouched, *(name for name in own if name not in given and _under(name, replaceable))}
+    new = {*untouched, *(name for name in own if name not in given and _is_replaceable(name, replaceable))}
     return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
 
 
@@ -106,7 +108,7 @@ def warn_of_nonfinite(model: nn.Module, names: Collection[str], source: str, *, 
     bad = [name for name, tensor in looked_at if not _is_finite(tensor.detach())]
     if bad:
         warnings.warn(
-            f"{len(bad)} of the {len(looked_at)} tensors from {source} hold nan or infinities: {_few(bad)}. The "
+            f"{len(bad)} of the {len(looked_at)} tensors from {source} hold nan or infinities: {_few_names(bad)}. The "
             "training that wrote them has diverged, or a smaller dtype could not hold their numbers: take an earlier "
             "checkpoint, or one that was not converted",
             ZooWarning,
@@ -115,7 +117,7 @@ def warn_of_nonfinite(model: nn.Module, names: Collection[str], source: str, *, 
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether a loaded tensor has numbers only. A sum is three times as fast as a look at each, and may overflow."""
+    """Whether a state dict's tensor is finite. A sum is three times as fast as a look at each, and may overflow."""
     if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
         return True
     try:
@@ -169,7 +171,7 @@ def _part(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
 
 
 def _settled(tensor: Tensor, own: Tensor) -> Tensor:
-    """A tensor of a state dict as the model loads it: its dtype, its device, and aligned as the kernels expect."""
+    """A tensor of a state dict put as the model has it: in its dtype, on its device, and aligned as kernels expect."""
     tensor = tensor.to(device=own.device, dtype=own.dtype)
     aligned = tensor.data_ptr() % _ALIGNMENT == 0 if tensor.device.type == "cpu" else True
     # misaligned input makes some kernels take another path, and the output differ in the last digit
@@ -177,7 +179,7 @@ def _settled(tensor: Tensor, own: Tensor) -> Tensor:
 
 
 def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Outcome:
-    """What loading a state dict made of a tensor, in the words of a receipt."""
+    """What became of a tensor as a state dict was put into the model, in the words of a receipt."""
     if name in given:
         return "loaded"
     if name in new:
@@ -187,12 +189,12 @@ def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Ou
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
-    """Whether one of these globs fits a name in a state dict that is loaded."""
+    """Whether one of these globs fits the name of a tensor that a state dict may lack, or have beside the model's."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _under(name: str, paths: Collection[str]) -> bool:
-    """Whether a tensor of a state dict belongs to one of the modules that may be replaced as it is loaded."""
+def _is_replaceable(name: str, paths: Collection[str]) -> bool:
+    """Whether a state dict may lack a tensor or have another: it is in one of the modules that may be replaced."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
@@ -203,15 +205,15 @@ def _mismatch(
     unexpected: list[str],
     misshaped: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...]]],
 ) -> LoadMismatch:
-    """Error of loading a state dict that does not fit: the names missing, unexpected, or of another shape."""
+    """The error for a state dict that does not fit its model: the names missing, unexpected, or of another shape."""
     parts = []
     if missing:
-        parts.append(f"{len(missing)} missing ({_few(missing)})")
+        parts.append(f"{len(missing)} missing ({_few_names(missing)})")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected ({_few(unexpected)})")
+        parts.append(f"{len(unexpected)} unexpected ({_few_names(unexpected)})")
     if misshaped:
         shown = [f"{name} {list(got)} instead of {list(want)}" for name, (want, got) in misshaped.items()]
-        parts.append(f"{len(misshaped)} of another shape ({_few(shown)})")
+        parts.append(f"{len(misshaped)} of another shape ({_few_names(shown)})")
     return LoadMismatch(
         f"{source} does not fit this {type(model).__name__}",
         expected="every tensor of the model, and no other; only those of a replaced head may differ",
@@ -224,8 +226,8 @@ def _mismatch(
     )
 
 
-def _few(names: list[str], most: int = 5) -> str:
-    """The first few names of a state dict that could not be loaded, and how many more there are."""
+def _few_names(names: list[str], most: int = 5) -> str:
+    """The first few names of tensors of a state dict, for a message, and how many more there are."""
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -249,7 +251,7 @@ def _saves_its_own_way(module: torch.nn.Module) -> bool:
 
 
 def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
-    """The state dict of packed integers, to load into a model, in a file that was read; with torch's versions.
+    """The state dict of packed integers in a file that was read, to put into a quantised model; with torch's versions.
 
     Raises:
         Unreadable: There is none.
@@ -315,7 +317,7 @@ def load_packed(
 
 
 def _is_wrapper(found: Mapping[str, object]) -> bool:
-    """Whether the packed state dict to load into a model is wrapped in another mapping."""
+    """Whether a mapping is no state dict of packed integers itself, but has others in it."""
     return any(isinstance(value, Mapping) for value in found.values())
 
 

@@ -124,7 +124,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     is itself.
     """
     while ATTRIBUTE not in getattr(model, "__dict__", ()):
-        inner = _inner(model)
+        inner = _wrapped(model)
         if inner is None and not isinstance(model, nn.Module):
             raise _not_known(model)
         if inner is None:
@@ -143,7 +143,7 @@ def _parts_of_models(module: object) -> dict[int, nn.Module]:
 
 
 def _whole_in_parts(module: object) -> nn.Module | None:
-    """The model whose metadata stands for its backbone and head in a module; None where the head there is another."""
+    """The model that carries the metadata for a module of its backbone and head; None where the head is another."""
     models = list(_parts_of_models(module).values())
     if len(models) != 1 or not isinstance(module, nn.Module):
         return None
@@ -164,8 +164,8 @@ def _whole_of(models: list[nn.Module]) -> nn.Module | None:
     return next((model for model, own in zip(models, sets, strict=True) if own >= set().union(*sets)), None)
 
 
-def _inner(model: nn.Module) -> nn.Module | None:
-    """The module that DDP, DataParallel or ``torch.compile`` wraps, to look for metadata there; None for no wrapper."""
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    """The module that carries the metadata inside DDP, DataParallel or ``torch.compile``; None for no wrapper."""
     if isinstance(model, DistributedDataParallel | DataParallel):
         return cast("nn.Module", model.module)
     compiled = getattr(model, "_orig_mod", None)  # the name torch.compile gives it, and the only one
@@ -173,7 +173,7 @@ def _inner(model: nn.Module) -> nn.Module | None:
 
 
 def _known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """The outermost modules inside ``model`` that carry metadata of zoo, by path."""
+    """The outermost modules inside ``model`` that carry metadata of their own, by path."""
     if getattr(type(model), WAY_BACK, None):
         return {}  # a part of a model, which says itself what to do
     result: dict[str, nn.Module] = {}
@@ -228,7 +228,7 @@ def being_edited(model: nn.Module) -> Iterator[None]:
 
 
 def anatomy_after(model: nn.Module, changed: set[str]) -> Anatomy:
-    """The anatomy in the metadata of ``model``, true again after these tensors were changed, taken out or put in.
+    """The anatomy that the metadata of ``model`` is to carry once these tensors were changed, taken out or put in.
 
     Raises:
         AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
@@ -238,12 +238,12 @@ def anatomy_after(model: nn.Module, changed: set[str]) -> Anatomy:
 
 
 def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anatomy:
-    """The anatomy in the metadata of a model, read again because of tensors that were changed."""
+    """The metadata's anatomy, read again because of tensors of the model that were changed."""
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(model, known.anatomy, changed, read)
     if not all(head_is_near(name, anatomy) for name in changed):
-        anatomy = with_live_maps(model, anatomy, _size(model, known))
+        anatomy = with_live_maps(model, anatomy, _image_size(model, known))
     return anatomy
 
 
@@ -252,10 +252,10 @@ def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Me
     now = structure_of(model)
     anatomy = _reread_anatomy(model, known, changed)
     if known.structure and now.forward != known.structure.forward:
-        size = _size(model, known)
+        size = _image_size(model, known)
         anatomy = with_own_forward(model, with_live_maps(model, anatomy, size), size, known.example)
     elif any(head_is_near(name, anatomy) for name in changed):
-        anatomy = with_checked_split(model, anatomy, _size(model, known))
+        anatomy = with_checked_split(model, anatomy, _image_size(model, known))
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
@@ -279,8 +279,8 @@ def owners_of(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name.rpartition(".")[0] for name in names)
 
 
-def _size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
-    """Channels, rows and columns of the images that a model takes, as its metadata and its first layer say."""
+def _image_size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
+    """What the metadata says of a model's images: channels, as its first layer has them now, rows and columns."""
     if known.example is not None:
         size = tuple(getattr(known.example, "shape", ())[1:])
     else:
@@ -327,7 +327,7 @@ def _not_known(model: object) -> NotAZooModel:
 
 @strict_arguments_of("anatomy")
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The anatomy in the metadata of ``model``, true of it now: head sites, stem, stages, and how forward splits.
+    """The anatomy that ``model`` carries in its metadata, true of it now: head sites, stem, stages, how forward splits.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.
@@ -374,7 +374,7 @@ def is_unproven(model: nn.Module) -> bool:
 
 @strict_arguments_of("receipt")
 def receipt_of(model: nn.Module) -> Receipt:
-    """The receipt in the metadata of ``model``: what happened to every tensor on the way in.
+    """The receipt that ``model`` carries in its metadata: what happened to every tensor on the way in.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; DDP and ``torch.compile`` wrappers are looked through.

@@ -143,7 +143,7 @@ def select(
         # The first convolution of some models lies inside their first stage.
         result |= _of_word(model, "stem") | {name for name, depth in depths(model).items() if depth <= count}
     if first is not None or last is not None:
-        result = _layers(model, result, first, last)
+        result = _select_layers(model, result, first, last)
     if not result:
         before = f"before {until!r}" if until is not None else "before the first stage"
         raise UsageError(f"nothing comes {before}", hint="until= names the first part that is not meant")
@@ -240,8 +240,8 @@ def _before(model: nn.Module, part: str) -> set[str]:
     return set(order[:at])
 
 
-def _layers(model: nn.Module, names: set[str], first: int | None, last: int | None) -> set[str]:
-    """Those of the selected tensors that belong to the first or last few layers, as many as requested."""
+def _select_layers(model: nn.Module, names: set[str], first: int | None, last: int | None) -> set[str]:
+    """Select those of these tensors that belong to the first or last few layers, as many as requested."""
     if first is not None and last is not None:
         raise UsageError("first and last both say which layers are meant", hint="say it with one of them")
     parameters = {name for name, _ in unwrap(model).named_parameters(remove_duplicate=False)} & names

@@ -61,7 +61,7 @@ DEAR_CHECKS: tuple[Callable[[Card], None], ...] = (check_compile,)
 
 
 def short_name(check: Callable[..., None]) -> str:
-    """What a check is called on the command line and in reports: ``"swap"`` for :func:`check_swap`."""
+    """The name that a check is chosen by on the command line, and has in reports: ``"swap"`` for :func:`check_swap`."""
     return check.__name__.removeprefix("check_")
 
 
@@ -114,7 +114,7 @@ Sample = int | Literal["kinds"]
 
 
 def cards_named(family: str, patterns: Iterable[str] = (), tasks: Iterable[str] = ()) -> list[Card]:
-    """Choose the cards of a family whose names match a pattern, in the order of its catalogue.
+    """Choose which models of a family are checked: cards whose names match a pattern, in the order of its catalogue.
 
     Args:
         family: Its name.

@@ -91,7 +91,7 @@ def check_light(family: str) -> None:
 
 
 def _folder_of(package: str) -> list[str]:
-    """Where the package of a family is that this process has imported: its tests may be run in that folder."""
+    """Where the package of a family is that this process has imported: its checks may be run in that folder."""
     module = sys.modules.get(package)
     file = getattr(module, "__file__", None)
     return [str(Path(file).parents[hasattr(module, "__path__")])] if file else []
@@ -168,7 +168,7 @@ def declared(family: str) -> Mapping[str, str]:
 
 
 def check_globs(expected: Mapping[str, str], models: Iterable[str]) -> None:
-    """Every glob of expected failures names a check and at least one model, and every reason says something.
+    """Every glob of a family's expected failures names a check and at least one model, and every reason says something.
 
     Args:
         expected: ``"check:model"`` globs to reasons.

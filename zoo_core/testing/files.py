@@ -52,7 +52,7 @@ def files_left() -> Iterator[list[str]]:
 
 @contextmanager
 def temporary_folder() -> Iterator[list[str]]:
-    """Inside the block, an empty folder is that for temporary files, where no other program writes.
+    """Inside the block, temporary files of a plugin's code go to an empty folder, where no other program writes.
 
     Yields:
         What was left in it, in words, at the end of the block.
@@ -71,7 +71,7 @@ def temporary_folder() -> Iterator[list[str]]:
 
 
 def _is_of_tools(path: Path) -> bool:
-    """Whether a file is one that Python or a tool beside it keeps, or a device."""
+    """Whether a file that is left behind is one that Python or a tool beside it keeps, or a device."""
     return str(path).startswith(_OF_SYSTEM) or any(part.startswith(_OF_TOOLS) for part in path.parts)
 
 
@@ -80,7 +80,7 @@ _noted: ContextVar[tuple[set[str], list[str]] | None] = ContextVar("noted", defa
 
 @contextmanager
 def _written() -> Iterator[tuple[set[str], list[str]]]:
-    """Inside the block, gather the paths that this thread writes to, and the programs that it runs."""
+    """Inside the block, gather the files that this thread's code writes to, by path, and the programs that it runs."""
     _listen()
     noted: tuple[set[str], list[str]] = (set(), [])
     token = _noted.set(noted)
@@ -92,12 +92,12 @@ def _written() -> Iterator[tuple[set[str], list[str]]]:
 
 @cache
 def _listen() -> None:
-    """Have Python tell of each file that is opened; it cannot be stopped, and so is begun once."""
+    """Have Python tell of each file opened and program run; it cannot be stopped, and so is begun once."""
     sys.addaudithook(_note)
 
 
 def _note(event: str, args: tuple[Any, ...]) -> None:
-    """Note a file that is written to, or a program that is run, unless a module that is imported does so."""
+    """Note a file that a plugin's code writes to, or a program that it runs, unless an import of a module does so."""
     noted = _noted.get()
     if noted is None or (event != "open" and event not in _WRITTEN and event not in _PROGRAMS):
         return

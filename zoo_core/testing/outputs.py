@@ -45,7 +45,7 @@ def difference(ours: Tensor, theirs: Tensor) -> str:
 
 
 def scores_of(model: nn.Module, *given: Any) -> Tensor:
-    """The scores a model gives for what it is called with; the first of them where it gives several."""
+    """The scores in the output of a model under test; the first of them where it gives several."""
     return next(tensors(anatomy_of(model).scores_in(model(*given))))
 
 
@@ -57,7 +57,7 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]:
-    """The parameters of a model that a result was computed with, by name: those in its graph.
+    """The parameters of a model under test that an output was computed with, by name: those in its graph.
 
     Args:
         model: The one whose parameters they are.
@@ -80,14 +80,14 @@ def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]
 
 
 class Call(NamedTuple):
-    """What a module the anatomy names takes and gives in a forward pass: shapes of its first input and first output."""
+    """Shapes of what a module in a model under test is given in a forward pass, and of its output: first of each."""
 
     given: torch.Size
     made: torch.Size
 
 
 def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
-    """What modules that the anatomy names take and give in one forward pass, at their last call; none not called."""
+    """What modules in a model under test are given and output in a forward pass, at the last call; none not called."""
     seen: dict[str, Call] = {}
 
     def note(path: str, x: tuple[Any, ...], made: object) -> None:
@@ -109,7 +109,7 @@ def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> 
 
 
 def line_of_caller() -> str:
-    """The line of the library that calls a function of torch, with its file; empty if none is known."""
+    """The line of code that calls a function of torch in a model under test, with its file; empty if none is known."""
     frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
         frame = frame.f_back

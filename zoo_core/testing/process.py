@@ -64,13 +64,13 @@ def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
 
 
 def _numpy(name: str, **values: Any) -> Any:
-    """What a function of numpy gives, where numpy is installed."""
+    """Call numpy's function of this name, if it is installed: it reads or puts back what is kept for the process."""
     numpy = sys.modules.get("numpy")
     return getattr(numpy, name)(**values) if numpy else None
 
 
 def _umask() -> int:
-    """The permissions that new files of the process lack; the system says them only while it sets others."""
+    """The permissions that new files of the whole process lack; the system says them only while it sets others."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -82,13 +82,13 @@ def _keeps_small_numbers() -> bool:
 
 
 def _set_trusted(kinds: list[Any]) -> None:
-    """Put back what torch.load may build."""
+    """Put back what torch.load may build in the whole process, after a plugin's code."""
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(kinds)
 
 
 def _attribute(owner: object, name: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    """How to look at an attribute of a module, and how to put it back."""
+    """How to compare what a Python module or its like keeps for the process in an attribute, and how to put it back."""
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
@@ -239,7 +239,7 @@ def _restored_names(names: dict[str, dict[str, object]]) -> Iterator[str]:
 
 
 def _hides_inherited(owner: object, name: str) -> bool:
-    """Whether a new function of a class takes the place of one that it inherits."""
+    """Whether a function that a plugin's code put on a class, for the whole process, hides one that it inherits."""
     value = vars(owner)[name]
     bases = owner.__mro__[1:] if isinstance(owner, type) else ()
     return callable(value) and any(name in vars(base) for base in bases) and not _is_of_torch(value)
@@ -254,7 +254,7 @@ def _is_of_torch(value: object) -> bool:
 
 
 def _global_hooks() -> dict[str, dict[Any, Any]]:
-    """The hooks of torch for all modules in the process, by the name of their table."""
+    """The hooks of torch for all modules in the whole process, to compare around a plugin's code, by table."""
     return {
         name: value
         for name, value in vars(module_hooks).items()
@@ -290,7 +290,7 @@ def printed() -> Iterator[list[str]]:
 
 
 def random_states() -> dict[str, object]:
-    """What the process holds of random generators that are not torch's: the states of Python's own, and numpy's."""
+    """The random states in the process to compare around a plugin's code: Python's own and numpy's, not torch's."""
     states: dict[str, object] = {"Python's random": random.getstate()}
     if numpy := sys.modules.get("numpy"):
         states["numpy"] = repr(numpy.random.get_state(legacy=False))
@@ -299,7 +299,7 @@ def random_states() -> dict[str, object]:
 
 @contextmanager
 def started_from(seed: int) -> Iterator[dict[str, object]]:
-    """Seed the process's generators other than torch's inside the block, and put them back; gives their states."""
+    """Seed the process's generators other than torch's around a plugin's code, and put them back; gives states."""
     numpy = sys.modules.get("numpy")
     before = random.getstate(), numpy.random.get_state() if numpy else None
     random.seed(seed)

@@ -83,7 +83,7 @@ def _coverage(reports: Sequence[Report]) -> str:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """Words as a list in a sentence of a report, with "and" before the last."""
+    """Words as a list in a sentence of a report on checks, with "and" before the last."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 

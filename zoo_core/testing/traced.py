@@ -143,7 +143,7 @@ channels and strides are the declared ones. `python -m zoo_core.testing.traced` 
 
 
 def _shares(family: str, rows: Sequence[Row]) -> str:
-    """One family's line of the table: how many of its models are traced right."""
+    """One family's line of the table: how many of its models are traced as the plugin declares them."""
     count = Counter(row.heads for row in rows)
 
     def share(number: int) -> str:
@@ -161,7 +161,7 @@ def _cell(text: str) -> str:
 
 
 def _trace_rows(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
-    """A row for each model that is traced, smallest first; those in the file of rows are taken from there."""
+    """A row of the comparison for each model traced, smallest first; those in the file of rows are taken from there."""
     kept = [Row(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
     done = {row.model for row in kept}
     for card in sorted(cards, key=lambda card: card.parameters or 0):
@@ -182,7 +182,7 @@ def _trace_rows(cards: Iterable[Card], values: float, rows: Path | None) -> list
 @click.option("--values", default=0.0, help="Millions of parameters up to which models are built with values.")
 @click.option("--rows", type=click.Path(path_type=Path), help="A file that keeps a JSON line a model.")
 def main(names: tuple[str, ...], values: float, rows: Path | None) -> None:
-    """Trace the models that NAMES match, and print how that compares with what is declared."""
+    """Measure tracing on the models that NAMES match, and print how that compares with what plugins declare."""
     result = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
     cards = shard([current_zoo().resolve(model)[0] for model in result])
     sys.stdout.write(_page(_trace_rows(cards, values, rows)))

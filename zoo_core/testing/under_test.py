@@ -157,7 +157,7 @@ _missed: ContextVar[list[str] | None] = ContextVar("missed", default=None)
 
 @contextmanager
 def values_missed() -> Iterator[list[str]]:
-    """Inside the block, gather what a check would compare by values of a model under test that has only shapes.
+    """Inside the block, gather what a check would compare by values, were the model under test not of shapes alone.
 
     Example:
         >>> with values_missed() as missed:
@@ -174,7 +174,7 @@ def values_missed() -> Iterator[list[str]]:
 
 
 def only_shapes(what: str) -> None:
-    """Note that values were to be compared, of a model under test that has none."""
+    """Note that a check was to compare values, and that its model under test has shapes alone."""
     missed = _missed.get()
     if missed is not None:
         missed.append(what)
@@ -216,7 +216,7 @@ _failed: dict[str, str] = {}
 
 
 def built_with(model: nn.Module) -> Built:
-    """What building a model under test did to the process."""
+    """What building did to the process, as noted when the model under test was built."""
     return _built[model]
 
 

@@ -81,7 +81,7 @@ def judge(check: Callable[[Card], None], card: Card, expected: Mapping[str, str]
 
 
 def reason_for(check: str, model: str, expected: Mapping[str, str]) -> str | None:
-    """The reason why this check is expected to fail on this model; None where it is expected to pass.
+    """The reason to call a failed check of this model expected in its verdict; None where the check is to pass.
 
     Args:
         check: Its name, without ``check_``.
@@ -109,7 +109,7 @@ def judge_family(check: Callable[[str], None], family: str) -> Verdict:
 
 
 def raise_for(verdict: Verdict) -> None:
-    """Say to pytest what a verdict is: an error, a skip, or nothing.
+    """Turn the verdict of a check into what pytest takes: an error, a skip, or nothing.
 
     Raises:
         NonConformance: It failed.

@@ -162,7 +162,7 @@ def _declared_anatomy(model: nn.Module) -> Anatomy | None:
 def _anatomy_as_built(
     model: nn.Module, family: str, card: Card | None, options: Mapping[str, object] | None
 ) -> tuple[Anatomy, Structure]:
-    """Anatomy and structure that an adopted model had before its classifier was changed by hand.
+    """Anatomy and structure, as zoo would build it, of a module to adopt whose classifier was changed by hand.
 
     Raises:
         AnatomyError: More than that was changed.

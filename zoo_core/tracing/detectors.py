@@ -28,7 +28,7 @@ INDIVISIBLE = "a detector scores many places of its maps, and not one vector an 
 
 
 def box_heads(passes: Passes, last: Iterable[str], widened: Widened) -> tuple[Head, ...]:
-    """The heads of a detector: its sites of class scores, boxes and masks; none where they are not plain.
+    """The heads of a traced detector: its sites of class scores, boxes and masks; none where they are not plain.
 
     Scores are chosen by their values, so the proof is that forward still runs when all of them have more classes.
 

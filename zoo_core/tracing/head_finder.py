@@ -63,7 +63,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
 
 
 def _refuse_tokens(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
-    """Refuse a last layer that gives a vector for each token of an image.
+    """Refuse to find a head in a last layer that gives a vector for each token of an image.
 
     These are scores in text recognition, and embeddings in an encoder, whose projection no verb should replace.
 
@@ -78,7 +78,7 @@ def _refuse_tokens(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
 
 
 def _refuse_other_ways(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
-    """Refuse where forward chose by values what it ran, and layers that it left out may give the scores as well.
+    """Refuse to find a head where forward chose by values what it ran, and layers left out may give the scores as well.
 
     These are the layers beside a head, and those of its width, that do not lead to the output.
 
@@ -175,7 +175,7 @@ def _output_of_chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
 
 
 def _number_of(flow: Dataflow, path: str) -> int:
-    """The first op that uses the parameters of a head's layer."""
+    """The number of the first traced op that uses the parameters of a layer that was found to be a head."""
     return next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
 
 
@@ -190,7 +190,7 @@ def _no_dataflow(model: nn.Module) -> str:
 
 
 def _main_output(passes: Passes, found: list[Layers]) -> Layers:
-    """Output of the main head, where it can be told from the others."""
+    """Find which output is that of the main head, where it can be told from the others."""
     flow = passes.evaluated
     candidates = [path for each in found for path in (*each.ops, *each.reasons) if path]
     able = [each for each in found if each.ops and not each.reasons]
@@ -212,7 +212,7 @@ def _main_output(passes: Passes, found: list[Layers]) -> Layers:
 
 
 def _refuse_beside(flow: Dataflow, unproven: list[Layers], able: list[Layers], candidates: list[str]) -> None:
-    """Refuse where an output with layers of its own may be the main one as well, and cannot be proven.
+    """Refuse to find a main head where an output with layers of its own, not proven, may be the main one as well.
 
     Raises:
         NoHead: There is one.

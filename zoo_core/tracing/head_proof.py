@@ -36,7 +36,7 @@ MORE = 7
 
 
 class NoHead(Exception):
-    """Why there is no head that can be found and proven.
+    """Why there is no head that has a proof, of those that a traced model may have.
 
     Args:
         why: The reason.

@@ -52,7 +52,7 @@ class Layers:
 
 
 def owner(op: Op, parameters: Iterable[str]) -> str:
-    """Path of the innermost running module with one of the parameters, such as a last layer; ``""`` for the model."""
+    """Path of the layer in which an op used the parameters, to find the last ones by; ``""`` for the model itself."""
     owners = {_layer_of(name) for name in parameters}
     return next((path for path in reversed(op.modules) if path in owners), min(owners, default=""))
 
@@ -161,7 +161,7 @@ def _elements(model: nn.Module, name: str) -> int:
 
 
 def site_at(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:
-    """The head site that one of the last layers is: that at ``path``, which ran in the op of this number."""
+    """The head site that the last layer at ``path`` before an output is, which ran in the op of this number."""
     layer: Any = model.get_submodule(path)
     kind = next(kind for each, kind in KINDS if isinstance(layer, each))
     moving = flow.moving(flow.recording.ops[number])

@@ -61,7 +61,7 @@ class Passes:
 
 
 def record_passes(model: nn.Module, example: Any) -> Passes:
-    """Record a model; it is not changed, nor is the random state.
+    """Record a model in all its passes; it is not changed, nor is the random state.
 
     Args:
         model: Any module.
@@ -144,7 +144,7 @@ def _without_values(model: nn.Module) -> nn.Module:
 
 
 def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy to record passes of; the model may keep activations of its last forward or locks as attributes.
+    """A copy of a model to record its passes on; it may keep activations of its last forward or locks as attributes.
 
     Args:
         model: Any module.
@@ -171,7 +171,7 @@ def with_the_same_tensors(model: nn.Module) -> nn.Module:
 
 
 def _copies(value: object) -> bool:
-    """Whether an attribute of a model can be copied, as for passes on a duplicate."""
+    """Whether an attribute can be copied into a duplicate of the model, which the passes are recorded on."""
     if isinstance(value, Tensor | nn.Module | set | type(None)):
         return True
     try:
@@ -207,7 +207,7 @@ def batch_of(x: Any, size: int) -> Any:
 
 
 def _enlarged(x: Any) -> Any:
-    """The input of a pass with its sides twice as long."""
+    """The input of a pass with its sides twice as long, to record one more pass of the model."""
 
     def enlarge(each: object) -> object:
         if not isinstance(each, Tensor) or each.dim() < _SIGNAL:

@@ -169,14 +169,14 @@ def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None:
 
 
 def run(model: nn.Module, x: Any) -> Any:
-    """``model`` on an example."""
+    """Run ``model`` on an example, all of it and not a program of its steps."""
     args, kwargs = arguments(model, x)
     return model(*args, **kwargs)
 
 
 @dataclass(frozen=True)
 class Item:
-    """Where a tensor is in what forward returns: names and numbers, one after another."""
+    """Where a tensor is in what forward returns, as steps to it, one after another: names and numbers."""
 
     key: tuple[Any, ...]
 
@@ -192,7 +192,7 @@ class Item:
 
 @dataclass(frozen=True)
 class ItemOf:
-    """As a stage reads the map in what its last module gives: a tuple, a list or a dict.
+    """Reads the map of a stage, by the steps to it, in what its last module gives: a tuple, a list or a dict.
 
     Attributes:
         key: Where it is, as of :class:`Item`.
@@ -248,7 +248,7 @@ def piece(
 
 
 def _aligned_steps(passes: list[list[Step]]) -> list[tuple[Step, ...]]:
-    """The steps of one program, each beside what it is in other passes."""
+    """The steps of a program as one pass recorded them, each beside what it is in the other passes."""
     if len({len(steps) for steps in passes}) > 1:
         raise Untraceable("train and eval mode, or batches of other sizes, run different steps")
     return list(zip(*passes, strict=True))
@@ -337,7 +337,7 @@ def _numbered_steps(steps: list[Step], start: list[int], end: Any) -> tuple[list
 
 
 def _merged_arguments(nests: list[Any], sizes: list[dict[int, tuple[int, ...]]], known: set[int]) -> Any:
-    """One nest of arguments of a program's step that stands for those of every pass."""
+    """One nest of arguments for a step of a program, which stands for those that were recorded in every pass."""
     leaves = [tree_flatten(nest) for nest in nests]
     if any(spec != leaves[0][1] for _, spec in leaves):
         raise Untraceable("its arguments differ from pass to pass")

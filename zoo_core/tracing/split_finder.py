@@ -37,7 +37,7 @@ READS = "its forward takes values of its input as Python's, and does other thing
 
 
 def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> Anatomy:
-    """The anatomy with the split that was recorded; not proven yet.
+    """Find how the recorded forward splits, and give the anatomy with that split; not proven yet.
 
     Args:
         passes: The recorded model.
@@ -84,7 +84,7 @@ def _head_inputs(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
 
 
 def _main_scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
-    """The main output of a pass to split; in train mode the first that comes from the same layers, if any does."""
+    """The main scores of a pass, which the split ends with; in train mode the first of the same layers, if any."""
     output: Any = flow.recording.root.output
     if flow is not passes.trained:
         for step in main.key:
@@ -137,7 +137,7 @@ def _dots(path: str) -> list[int]:
 
 
 def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
-    """The features piece of the split: what runs before the cut, as a program or as the model's own forward."""
+    """Find the features piece of the split: what runs before the cut, as a program or as forward run to a module."""
     if all(len(flow.recording.inputs) == 1 and not flow.recording.root.kwargs for flow in passes.flows):
         try:
             inputs = [flow.recording.inputs for flow in passes.flows]
@@ -161,7 +161,7 @@ def _calls_that_give(flow: Dataflow, value: int) -> list[Call]:
 
 
 def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
-    """The tensor of another pass that is made where ``value`` is, to split both alike."""
+    """The tensor of another pass that is made where ``value`` is, so that forward is split alike in both."""
     if other is flow:
         return value
     calls = {call.path: call for call in other.recording.calls()}
@@ -211,7 +211,7 @@ def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
 
 
 def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:
-    """Output of a piece of the split in eval mode, without gradients."""
+    """Output of a piece of a split that was found, in eval mode and without gradients, for its proof."""
     from zoo_core.utils.eval_mode import evaluating
     from zoo_core.utils.meta_shapes import MetaShapes
 
@@ -226,7 +226,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _same_values(a: object, b: object) -> bool:
-    """Whether one value that the split gives is equal to forward's; of tensors without values, whether shapes are."""
+    """Whether a value of a split that was found is equal to forward's, for the proof; without values, its shape."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return bool(a == b)
     if a.is_meta or b.is_meta:
@@ -247,7 +247,7 @@ def _noise_like(example: Any) -> Any:
 
 
 class _Stop(Exception):
-    """Raised where a forward has run to the module, with what that takes or gives."""
+    """Raised where a split has run forward to its module, with what that takes or gives."""
 
     def __init__(self, value: object) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ class _Stop(Exception):
 
 @dataclass(frozen=True)
 class RunTo:
-    """The features of a model that is no chain: its own forward, run to one module.
+    """The features of a split where the model is no chain: its own forward, run to one module.
 
     Attributes:
         path: The module.
@@ -288,7 +288,7 @@ class RunTo:
 
 
 def _has_module(model: nn.Module, path: str) -> bool:
-    """Whether the model has the module that its forward is to run to."""
+    """Whether the model has the module that a split runs forward to."""
     try:
         model.get_submodule(path)
     except AttributeError:
@@ -297,7 +297,7 @@ def _has_module(model: nn.Module, path: str) -> bool:
 
 
 def _no_op_hook(_module: nn.Module, _args: object, _output: object) -> None:
-    """A hook that does nothing: it makes a twin of the module to run to, which may be given others."""
+    """A hook that does nothing: with it a split has a twin of the module to run to, which may be given other hooks."""
 
 
 def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -305,7 +305,7 @@ def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 class _Ending(Variant):
-    """Put before the class of the module to run to: forward stops when its taps and hooks have heard of it."""
+    """Put before the class of the module a split runs to: forward stops when its taps and hooks have heard of it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise _Stop(super().__call__(*args, **kwargs))  # type: ignore[misc]  # the class after it is a module's

@@ -98,7 +98,7 @@ def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chos
 
 
 def _given(flow: Dataflow, op: Op) -> list[int]:
-    """What a head is given in the op of it that stages end before, and wherever else its parameters are used."""
+    """What a head is given, before which stages have to end: in this op, and wherever else its parameters are used."""
     again = (each for each in flow.recording.ops if op.parameters and each.parameters == op.parameters)
     return [value for each in (op, *again) for value in flow.moving(each)]
 
@@ -138,7 +138,7 @@ def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: 
 
 
 def _read_alike(stages: Sequence[Stage], reads: Sequence[Reads]) -> Stages:
-    """The stages, each with where its map is in the layout that most of them have, if all have it.
+    """The stages that were found, each with where its map is in the layout that most of them have, if all have it.
 
     Else the layout is that of those which give no tokens; tokens have an axis less, by which they are told from these.
     """
@@ -307,7 +307,7 @@ def _by_stride(units: list[Unit]) -> list[list[Unit]]:
 
 
 def _stages_without_blocks(groups: list[list[Unit]]) -> list[list[Unit]]:
-    """The stages of layers without blocks, as VGG has them: the stem is of the first, a pool at the end of the last."""
+    """Find stages of layers without blocks, as in VGG: the stem is of the first, a pool at the end of the last."""
     result: list[list[Unit]] = []
     for group in groups:
         last = result[-1][-1].map if result else None
@@ -350,7 +350,7 @@ def _trimmed_stage(group: list[Unit]) -> list[Unit]:
 
 
 def _is_of_head(rest: list[Unit], around: str) -> bool:
-    """Whether the last unit of a stage belongs to the head after it."""
+    """Whether the last unit that was found for the stages belongs to the head after them."""
     *before, last = rest
     if not before:
         return False
@@ -361,7 +361,7 @@ def _is_of_head(rest: list[Unit], around: str) -> bool:
 
 
 def _without_stem(model: nn.Module, units: list[Unit], stem: Sequence[str]) -> list[Unit]:
-    """The units of the stages, after the stem: the largest module with no more layers than what follows."""
+    """The units to find stages in, after the stem: the largest module with no more layers than what follows."""
     for path in stem:
         for end in (*(index for index, letter in enumerate(path) if letter == "."), len(path)):
             prefix = f"{path[:end]}."
@@ -413,7 +413,7 @@ def _growing_strides(groups: list[list[Unit]]) -> list[list[Unit]]:
 
 
 def _isotropic_stages(groups: list[list[Unit]], whole: Sequence[Unit]) -> list[list[Unit]]:
-    """Stages of a model whose resolution never changes: each of the blocks that run one after another.
+    """Find stages in a model whose resolution never changes: each of the blocks that run one after another.
 
     A block of which the output is added to its input elsewhere is no stage: what it gives is a part of the map.
     """

@@ -40,7 +40,7 @@ def unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers, 
 
 
 def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str | None:
-    """Which stages give maps with their channels first and which last; None where all that are no tokens agree."""
+    """Which stages' maps do not lie alike, channels first or last; None where all that are no tokens agree."""
     found: dict[str, list[str]] = {}
     outputs = {call.path: call.output for call in passes.evaluated.recording.calls()}
     for stage in stages:
@@ -54,7 +54,7 @@ def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str |
 
 
 def _unseen_images(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
-    """The images of a traced input that the last stage is not computed from, however often it runs."""
+    """The images of a traced input that do not lead to the last stage, however often that runs."""
     recording = passes.evaluated.recording
     images = {value for value in recording.inputs if len(recording.shapes[value]) == grid.axes}
     made = [value for call in recording.calls() if call.path == stages[-1].output for value in call.outputs]
@@ -63,7 +63,7 @@ def _unseen_images(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[i
 
 
 def _layers_outside(flow: Dataflow, anatomy: Anatomy, main: Layers) -> int:
-    """How many layers the traced stages miss; 0 where these are fewer than what runs up to the last stage.
+    """How many layers are outside the stages to prove; 0 where these are fewer than what runs up to the last stage.
 
     Layers after a stage count only where the stages hold no more than the stem: what follows others is a decoder.
 

@@ -79,7 +79,7 @@ def channel_counts(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
 
 
 def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes: Iterable[str]) -> bool:
-    """Whether forward takes one channel more, where the first convolutions and some numbers of the model say so.
+    """Whether forward takes one channel more, where the stem and the numbers that repeat its channels say so.
 
     Args:
         passes: Of the model.

@@ -127,7 +127,7 @@ def trace(
 def anatomy_for(
     member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
 ) -> Anatomy:
-    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or traced.
+    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or else by a trace.
 
     Args:
         member: Its family.
@@ -171,7 +171,7 @@ def _require_runnable(model: object, example: Any) -> None:
 
 
 def _refused_head(model: nn.Module, head: str, error: NoHead) -> AnatomyError:
-    """Error of a trace for a head that the user named and tracing does not prove."""
+    """Error of ``zoo.trace`` for a head that the user named and that it does not prove."""
     others = [each for each in error.candidates if each != head]
     return AnatomyError(
         f"{head!r} is not proven to be a head of this {type(model).__name__}",

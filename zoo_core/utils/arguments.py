@@ -111,7 +111,7 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
 
 
 def check_seed(seed: object) -> int:
-    """The argument ``seed``, as torch takes it.
+    """Check the argument ``seed`` of a public function: an integer, as torch takes it.
 
     Raises:
         UsageError: It is no integer, or too large for torch.

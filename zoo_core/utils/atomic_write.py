@@ -41,7 +41,7 @@ def anew(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_anew(path: Path, text: str) -> None:
-    """Write a text atomically in the place of whatever is there, in a file of this user's own, as :func:`anew` does.
+    """Write a text atomically: a new file of this user's own takes the place of what was there, as by :func:`anew`.
 
     Raises:
         OSError: The folder cannot be written.

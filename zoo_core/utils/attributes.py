@@ -30,7 +30,7 @@ def set_attribute(model: nn.Module, path: str, value: object) -> None:
         if not isinstance(held, nn.Module) and step in getattr(owner, "__dict__", ()):
             own = copy(held)
             setattr(owner, step, own)
-            _replace(model, held, own)
+            _replace_attributes(model, held, own)
             held = own
         owner = held
     setattr(owner, name, value)
@@ -42,15 +42,15 @@ def is_of_module(model: nn.Module, path: str) -> bool:
     return isinstance(get_attribute(model, owner) if owner else model, nn.Module)
 
 
-def _replace(model: nn.Module, old: object, new: object) -> None:
-    """Set each attribute of a module that is the old object to the new one."""
+def _replace_attributes(model: nn.Module, old: object, new: object) -> None:
+    """Write a new object to each attribute of a module in the model that is the old one."""
     for module in model.modules():
         for name in [name for name, value in vars(module).items() if value is old]:
             setattr(module, name, new)
 
 
 def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
-    """Paths of the attributes with one of these names, all integers, that repeat what a layer says.
+    """Dotted paths of the attributes of a model, all integers of these names, that repeat what one of its layers says.
 
     They are looked for in the modules around the layer, and in the configurations that these hold.
 
@@ -67,7 +67,7 @@ def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection
         ('num_classes',)
     """
     result: dict[tuple[int, str], str] = {}
-    for place, owner in _owners(model, path):
+    for place, owner in _attribute_owners(model, path):
         for name in sorted(names):
             value = getattr(owner, name, None)
             if type(value) is int and value == number:
@@ -75,8 +75,8 @@ def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection
     return tuple(result.values())
 
 
-def _owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
-    """Objects whose attributes may repeat a layer's numbers, by dotted path: modules around it, or a config."""
+def _attribute_owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
+    """Modules around a layer, and configs in them, by dotted path: their attributes may repeat its numbers."""
     parts = path.split(".")
     for depth in range(len(parts)):
         place = ".".join(parts[:depth])

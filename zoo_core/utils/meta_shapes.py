@@ -90,7 +90,7 @@ def _group_norm(x: Tensor, num_groups: int, *_: object, **__: object) -> Tensor 
 
 
 def _linear(x: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor | None:
-    """The shape of a linear layer on the meta device."""
+    """The shape that a linear layer gives without values, found fast and without torch's own rules."""
     fits = x.shape[-1] == weight.shape[1]
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device) if fits else None
 

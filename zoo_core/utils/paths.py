@@ -55,7 +55,7 @@ def in_utf8(path: Path, number: int) -> Path:
 
 
 def import_path() -> list[str]:
-    """The paths on which another Python is to look for modules: those of ``sys.path`` here, without the current folder.
+    """Paths of ``sys.path`` on which another Python is to look for modules: all of them, without the current folder.
 
     What is installed in it as editable is found all the same.
 

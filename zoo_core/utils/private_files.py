@@ -44,7 +44,7 @@ def _foreign(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def pass_over(path: str, reason: str, instead: str) -> None:
-    """Warn, once, of a file that was found and is not obeyed, since others than this user may have written it.
+    """Warn, once, of a file that is not obeyed since it is not private: others than this user may have written it.
 
     Args:
         path: What was found.

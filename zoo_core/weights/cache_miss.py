@@ -82,7 +82,7 @@ def _attempts(failure: FetchError | Offline | Untrusted) -> Attempts:
 
 
 def _fetch_file(entry: Entry, request: Request) -> Artefact:
-    """Fetch a file that the cache misses: from other caches of this machine, or mirrors, or the card's urls."""
+    """Fetch a file on a cache miss: from other caches of this machine, or mirrors, or the card's urls."""
     entry.cache.make()
     if result := find_elsewhere(request.urls, request.sha256, request.size):
         return _adopted(entry, request, *result)
@@ -103,7 +103,7 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
 
 
 def _adopted(entry: Entry, request: Request, path: Path, digest: str) -> Artefact:
-    """Take in a file that the cache misses and another tool downloaded: linked, or copied where that cannot be."""
+    """On a cache miss, take in a file that another tool downloaded: linked, or copied where that cannot be."""
     if linked := entry.cache.link(path, digest, request.file):
         return Artefact(linked, digest, no_follow.status(linked).st_size, path.as_uri(), request.strength, fetched=True)
     return download(replace(request, urls=(path.as_uri(),), sha256=digest))
@@ -136,7 +136,7 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
 
 
 def rewritten(url: str) -> str:
-    """The url at which missing weights are fetched, as the ``rewrite`` setting moves it."""
+    """The url to ask on a cache miss in place of a card's, as the ``rewrite`` setting moves it."""
     return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
 
 
@@ -146,7 +146,7 @@ def _is_moved_by_setting(url: str) -> bool:
 
 
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
-    """The request for missing weights with the digest that a shared cache, a mirror or the hub declares.
+    """On a cache miss, the request with the digest that a shared cache, a mirror or the hub declares.
 
     Args:
         entry: Its place in the cache.
@@ -175,7 +175,7 @@ def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> R
 
 
 def _declared_by_mirror(request: Request, failed: Attempts) -> str:
-    """The digest that a mirror declares for weights that the cache misses; ``""`` where none does."""
+    """On a cache miss, the digest that a mirror declares for the weights; ``""`` where none does."""
     vouches = request.sha256 or request.trust or settings.may_vouch("mirror")  # a checkout's mirror only serves
     for base in settings.mirrors() if vouches and not settings.offline() else ():
         try:
@@ -189,7 +189,7 @@ def _declared_by_mirror(request: Request, failed: Attempts) -> str:
 
 
 def _declared_by_hub(request: Request) -> str:
-    """The digest that the hub declares for missing weights, now or when its own cache was filled."""
+    """On a cache miss, the digest that the hub declares for the weights, now or when its own cache was filled."""
     attempts: Attempts = []
     for original, url in zip(request.urls, map(rewritten, request.urls), strict=True):
         is_moved_by_checkout = _is_moved_by_setting(original) and not settings.may_vouch("rewrite")

@@ -114,7 +114,7 @@ def has_noted(path: Path, digest: str) -> bool:
 
 
 def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
-    """Note for this user what the digest of a file was, in a folder of theirs and not beside the file."""
+    """Note the SHA-256 digest of a file, so that it need not be hashed again: in this user's folder, not beside it."""
     folder = _digest_notes()
     if folder is not None and _noted_digest(path) != (digest, stamp):
         with contextlib.suppress(OSError):  # it is hashed again, then
@@ -123,7 +123,7 @@ def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
 
 
 def _noted_digest(path: Path) -> tuple[str, Stamp] | None:
-    """The digest of a file, with its stamp, as this user's notes of digests have it, or None."""
+    """The SHA-256 digest of a file, with its stamp, as noted so that it need not be hashed again; None without it."""
     folder = _digest_notes()
     if folder is None:
         return None
@@ -146,7 +146,7 @@ def _digest_notes() -> Path | None:
 
 
 def _note_name(path: Path) -> str:
-    """The name of the note that holds the digest of a file."""
+    """The name of the note that holds a file's SHA-256 digest, so that it need not be hashed again."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 

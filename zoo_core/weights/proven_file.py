@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
-    """A user's own file, taken as proven since its user vouches: neither copied into the cache nor hashed.
+    """Obtain a user's own file in place of a proven one: its user vouches, and it is neither cached nor hashed.
 
     Raises:
         Unreadable: There is no such file.

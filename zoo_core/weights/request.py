@@ -106,7 +106,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Artefact:
-    """The artefact that answers a request: a file of weights on disk, and why it is believed.
+    """What answers a request, handed back to the caller: a file of weights on disk, and why it is believed.
 
     Attributes:
         path: Where it is.

@@ -31,7 +31,7 @@ _MODULES = {"FineTune": "module", "ImageData": "data", "Result": "run", "finetun
 
 @hookimpl
 def zoo_commands() -> Mapping[str, str]:
-    """The command that the plugin for Lightning adds to ``zoo``."""
+    """The hook of the package zoo-lightning that adds ``finetune`` to the commands of zoo."""
     return {"finetune": "zoo_lightning.command:finetune"}
 
 

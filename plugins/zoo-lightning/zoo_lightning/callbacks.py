@@ -53,7 +53,7 @@ class Finite(Callback):
 
 
 class ResumePoint(Checkpoint):
-    """Callback that writes a checkpoint after each epoch under another name, and renames it when it is whole.
+    """Callback of Lightning's that writes a checkpoint after each epoch, under another name until it is whole.
 
     It is a ``Checkpoint``, and comes after ``ModelCheckpoint`` in the list, so that Lightning calls it last: it holds
     the state of all other callbacks after the epoch, such as which one was the best.

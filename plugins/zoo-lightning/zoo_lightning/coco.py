@@ -117,7 +117,7 @@ class ObjectSample(Sample):
 
 
 def decoded(shape: Any, size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """The mask ``[H, W]`` of uint8 that COCO's polygons, or its run-length encoding, stand for."""
+    """Decode the shape of a COCO object, polygons or a run-length encoding, to a mask ``[H, W]`` of uint8."""
     from pycocotools import mask
 
     if isinstance(shape, dict):
@@ -169,7 +169,7 @@ def _split_of(file: Path, root: Path) -> str:
 
 
 def _is_coco(file: Path) -> bool:
-    """Whether a file begins as an object of JSON that names images and their size, without reading all of it."""
+    """Whether a JSON file looks like COCO's annotations by its start and its end; the rest of it is not read."""
     with file.open("rb") as opened:
         head = opened.read(1 << 20)
         opened.seek(max(0, file.stat().st_size - (1 << 20)))
@@ -454,7 +454,7 @@ def size_of(image: Any) -> tuple[int, int]:
 
 
 def with_visibility(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """COCO's keypoints as torchvision's models take them, ``[N, K, 3]``: transforms know x and y alone."""
+    """Put COCO's visibility back into the keypoints of a target, ``[N, K, 3]``: transforms know x and y alone."""
     if "visible" in target:
         target["keypoints"] = torch.cat([target["keypoints"], target.pop("visible")[..., None]], dim=-1)
     return image, target

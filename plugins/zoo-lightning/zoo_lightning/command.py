@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def _say(text: str, *, err: bool = False) -> None:
-    """Print a line; names of files and classes are a stranger's, and no escape in them reaches the terminal."""
+    """Print a line of the command ``zoo finetune``; no escape in a stranger's names reaches the terminal."""
     click.echo(visible(text), err=err)
 
 
 def _epochs_of_parts(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
-    """An option of the command such as ``layer4=3``, as part and epoch."""
+    """Parse what the command is given as ``--unfreeze-at``, such as ``layer4=3``, as part and epoch."""
     pairs = [value.rpartition("=") for value in values]
     for part, _equals, epoch in pairs:
         if not part or not epoch.isdigit():

@@ -132,7 +132,7 @@ class ImageData:
 
 @dataclass
 class Parts:
-    """Parts that the data is read as: sources with their class names, and the split each belongs to, if any.
+    """Data before it is divided into an ``ImageData``: sources with their class names, and the split of each, if any.
 
     Classes that come in an order of their own are in ``order``.
     """
@@ -170,7 +170,7 @@ class Faults:
 
 
 def shortened(notes: Sequence[str]) -> str:
-    """What is noted of samples as the cause of an error: there may be a note for each of a million images.
+    """Shorten the notes on data left out, as the cause of an error: there may be one for each of a million images.
 
     Example:
         >>> shortened(["a is no image", "b is no image", "c is no image", "d is no image", "e is no image"])
@@ -181,7 +181,7 @@ def shortened(notes: Sequence[str]) -> str:
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images below a folder, for samples, links to missing files too, and other files; what is hidden is neither.
+    """The image files below a folder of data, links to missing files too, and its other files; hidden ones are neither.
 
     Links to folders are not followed, and are among the others.
     """
@@ -222,7 +222,7 @@ def split_named(name: str, where: str) -> str:
 
 
 def used_sides(sides: Mapping[str, str], notes: list[str]) -> dict[str, str]:
-    """The splits whose samples are used, as ``train`` or ``val``: a test split validates where there is no other."""
+    """The splits of the data that are used, as ``train`` or ``val``: a test split validates where there is no other."""
     if "val" in sides.values():
         notes += [f"the split {name} was left out: it is for testing" for name, side in sides.items() if side == "test"]
         return {name: side for name, side in sides.items() if side != "test"}
@@ -251,7 +251,7 @@ def _split_classes(samples: Sequence[Sample], val: float, seed: int) -> Sides:
 
 
 def _split_labels(samples: Sequence[Sample], val: float, seed: int) -> Sides:
-    """Split samples: a share of them, reproducibly, that leaves each label at least one image to train on."""
+    """Split data whose images have any number of labels, reproducibly; each label keeps an image to train on."""
     left = Counter(label for sample in samples for label in set(sample.labels))
     count = max(1, round(val * len(samples)))
     held_out: set[int] = set()
@@ -301,7 +301,7 @@ def _duplicates(data: ImageData, workers: int) -> Iterator[str]:
 
 
 def _with_same_key(groups: Sequence[Sides], key: Callable[[Sample], object], workers: int) -> list[Sides]:
-    """Samples of each group that have one key, where there are several; an empty key is of none."""
+    """Groups of samples in the data that may be copies of one another: all of one key, which is not empty."""
     with ThreadPoolExecutor(workers) as pool:
         keys = pool.map(key, [sample for sample, _ in chain.from_iterable(groups)])
     parts: dict[tuple[int, object], Sides] = defaultdict(list)

@@ -88,7 +88,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def _is_distributed() -> bool:
-    """Whether several processes share the batches of a ``DataLoader``."""
+    """Whether several processes share the samples, so that the data loader of each loads a part of them."""
     return distributed.is_available() and distributed.is_initialized()
 
 

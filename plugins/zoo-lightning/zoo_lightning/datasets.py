@@ -88,7 +88,7 @@ class BoxDataset(ImageDataset):
 
 
 class MaskDataset(ImageDataset):
-    """Dataset that loads images and the classes of their pixels, changed together."""
+    """Dataset of tensors to train a segmentation on: images and the classes of their pixels, augmented together."""
 
     def pair(self, sample: Any) -> tuple[Tensor, Any]:
         """The image as a tensor, and its mask."""
@@ -97,7 +97,7 @@ class MaskDataset(ImageDataset):
 
 
 class WholeMaskDataset(ImageDataset):
-    """Dataset that loads validation images as ``zoo.predict`` prepares them, with masks of their full size."""
+    """Dataset of tensors to validate with: images as ``zoo.predict`` prepares them, and masks of their full size."""
 
     def pair(self, sample: Any) -> tuple[Tensor, Any]:
         """The image as a tensor, and its mask."""
@@ -105,7 +105,7 @@ class WholeMaskDataset(ImageDataset):
 
 
 def mixed_seed(seed: int, number: int) -> int:
-    """Seed for one sample or epoch of a dataset, far from those of its neighbours (SplitMix64's finalizer).
+    """Seed for augmenting one sample of a dataset, or for one epoch, far from its neighbours (SplitMix64's finalizer).
 
     Example:
         >>> mixed_seed(0, 1) != mixed_seed(1, 0)
@@ -134,7 +134,7 @@ def datasets(data: ImageData, model: nn.Module, *, augment: str, seed: int) -> t
 
 
 def parts_of(model: nn.Module) -> frozenset[str]:
-    """What a dataset for a detector has beside boxes: ``"masks"``, ``"keypoints"``."""
+    """Targets that a dataset loads beside boxes, as its detector learns them: ``"masks"``, ``"keypoints"``."""
     found = zoo.anatomy(model)
     has = {"masks": "mask" in {site.role for site in found.heads}, "keypoints": found.keypoints is not None}
     return frozenset(name for name, there in has.items() if there)

@@ -211,7 +211,7 @@ class DetectionEvaluation:
 
 
 def drawn(image: Any, output: dict[str, Tensor], names: Sequence[str]) -> Any:
-    """The image with what a detector surely sees on it."""
+    """Draw on a validation image what the detector that is evaluated surely sees on it."""
     chosen = output["scores"] >= SURE
     labels = output["labels"][chosen]
     seen = zoo.Detections(output["boxes"][chosen], tuple(names[i] for i in labels), output["scores"][chosen], labels)

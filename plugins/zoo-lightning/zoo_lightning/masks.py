@@ -43,7 +43,7 @@ _MAP, _COLORED = 2, 3
 
 @dataclass(frozen=True)
 class MaskSample(Sample):
-    """A sample with masks: an image, and the class of each of its pixels.
+    """A sample from folders of images and masks: an image, and its mask with the class of each pixel.
 
     Attributes:
         mask: The image file whose values are the classes.

@@ -32,7 +32,7 @@ _AUXILIARY = 0.3
 
 
 class LabelPrecision(MultilabelAveragePrecision):
-    """The score of a module in training on several labels: the mean average precision of those that occur.
+    """The score of the module ``FineTune`` on several labels an image: mean average precision of those that occur.
 
     torchmetrics counts the others as 0.
 

@@ -112,7 +112,7 @@ def _from_folder(folder: Path) -> Parts:
 
 
 def _read_classes(root: Path, folder: Path, side: str, parts: Parts) -> None:
-    """The images of the class folders in one folder; what is hidden is left out, as the copies of Jupyter are."""
+    """Read the class folders in one folder; what is hidden is left out, as the copies of Jupyter are."""
     loose = 0
     for each in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         if not each.is_dir():
@@ -182,7 +182,7 @@ def _note_on_alike(class_names: Sequence[str]) -> Iterator[str]:
 
 
 def _hint_for_classes(path: Path, class_names: Sequence[str]) -> str:
-    """What to do where the data has fewer than two classes: the folder of the classes may be inside the one named."""
+    """Hint where what was read has fewer than two classes: their folders may be inside a folder of the one named."""
     if not path.is_dir():
         return "write more rows"
     for each in (path / name for name in class_names):

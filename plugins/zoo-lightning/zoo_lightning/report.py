@@ -133,7 +133,7 @@ def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: 
 
 
 def _legend(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) -> str:
-    """Line of text in the SVG of an HTML page, with the color of each name after it."""
+    """Line of text on a chart of the report, in its SVG, with the color of each name after it."""
     named = "".join(f' <tspan fill="{color}">&#9679;</tspan> {escape(name)}' for name, color in (colors or {}).items())
     return f'<text x="{x}" y="{y}" fill="currentColor" font-size="12">{escape(text)}{named}</text>'
 

@@ -88,7 +88,7 @@ def finetune(
     trainer: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Result:
-    """Fine-tune a model on images, and save it with its class names, its preprocessing, its metrics and a report.
+    """Run a fine-tuning: train a model on images, and save it with class names, preprocessing, metrics and a report.
 
     Args:
         data: What :func:`zoo_lightning.read_data` reads, or what it gave.
@@ -189,7 +189,7 @@ def _fit(engine: Trainer, module: FineTune, images: ImageData, chosen: Options, 
 
 
 def _work_folder(target: Path) -> Path:
-    """Folder that a run of ``finetune`` works in, beside the one that it saves to."""
+    """Name the folder that a run works in, beside the one that :func:`finetune` saves to."""
     return target.with_name(f"{target.name}.{RUN}")
 
 
@@ -200,7 +200,7 @@ def _require_savable(model: nn.Module) -> None:
 
 
 def _run_facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
-    """Everything that the result of a run of ``finetune`` depends on, as JSON has it."""
+    """The facts that decide what a run of ``finetune`` results in, its data, model and options, as JSON has them."""
     samples = repr([[replace(sample, source=b"") for sample in side] for side in (data.train, data.val)])
     chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
     facts = {
@@ -249,7 +249,7 @@ def _built(data: ImageData, model: str | nn.Module, options: Options, *, values:
 
 
 def _freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Freeze what stays as it is in a run; ``until=layer4`` is all that comes before that part."""
+    """Freeze parts of a model before a run trains it; ``until=layer4`` is all that comes before that part."""
     for part in parts:
         if part.startswith(_UNTIL):
             zoo.freeze(model, until=part.removeprefix(_UNTIL))
@@ -258,7 +258,7 @@ def _freeze(model: nn.Module, parts: Sequence[str]) -> None:
 
 
 def _class_weights(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
-    """A weight for each class in the loss of a run, so that all count alike; for labels, of images with the label."""
+    """Class weights in the loss of a balanced run, so that all count alike; for labels, of images with the label."""
     if multi_label:
         return [max(total - each, 1) / each for each in counts.values()]
     return [total / (len(counts) * max(each, 1)) for each in counts.values()]

@@ -66,7 +66,7 @@ def require_options(task: str, options: Mapping[str, Any]) -> None:
 
 
 def build(name: str, data: ImageData, seed: int, *, weights: str | None = "default", values: bool = True) -> nn.Module:
-    """A model by its name, with heads for the task and classes of the data; without values it is on the meta device.
+    """Build a model by its name for the task and classes of the data; without values it is on the meta device.
 
     One that is untrained, or has weights of the user's own, sees images as the default weights of its name do.
 
@@ -96,7 +96,7 @@ def build(name: str, data: ImageData, seed: int, *, weights: str | None = "defau
 
 
 def is_file(weights: str) -> bool:
-    """Whether the weights of a model to train on are a file of the user's own, and not a tag.
+    """Whether the weights to build a model for a task with are a file of the user's own, and not a tag.
 
     Example:
         >>> is_file("runs/last.ckpt"), is_file("IMAGENET1K_V1")
@@ -119,7 +119,7 @@ def require_name(name: str, data: ImageData) -> str:
 
 
 def is_save(name: str) -> bool:
-    """Whether what is named to be trained on is a folder or a repository on the hub, and not a model of a family.
+    """Whether a name is of a save, a folder or a repository on the hub, whose task is known only when it is built.
 
     Example:
         >>> is_save("./flowers"), is_save("hf://me/flowers"), is_save("timm/resnet18")
@@ -146,7 +146,7 @@ def suited(model: nn.Module, data: ImageData) -> nn.Module:
             hint=f"zoo.swap_head(model, {count})",
         )
     if data.task == "detection" and "masks" in parts_of(model):
-        _require_shapes(data)
+        _require_masks(data)
     if data.task == "segmentation" and zoo.preprocessing(model).crop:
         whole = replace(zoo.preprocessing(model), crop=None, resize=sides_of(model), fit="squash")
         zoo.set_preprocessing(model, whole)
@@ -164,8 +164,8 @@ def _require_task(name: str, task: str, data: ImageData) -> None:
         )
 
 
-def _require_shapes(data: ImageData) -> None:
-    """Refuse objects without masks where the task of the model is to learn masks."""
+def _require_masks(data: ImageData) -> None:
+    """Refuse data that does not suit the task of a detector with masks, as some of its objects have none."""
     samples: Any = (*data.train, *data.val)
     without = [sample.name for sample in samples if any(each.shape is None for each in sample.objects)]
     if without:

@@ -112,7 +112,7 @@ def _drop_auxiliary_head(model: Any, name: str) -> None:
 
 
 def _same(x: Tensor) -> Tensor:
-    """A tensor as it is: takes the place of a lambda of the library's in a built ResNeXt, and can be pickled."""
+    """A tensor as it is: what a ResNeXt is built with in place of a lambda of the library's."""
     return x
 
 

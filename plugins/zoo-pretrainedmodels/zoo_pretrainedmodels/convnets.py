@@ -120,7 +120,7 @@ def resnext(model: Any) -> Anatomy:
 
 
 def dpn(model: Any) -> Anatomy:
-    """DPN of pretrainedmodels. Its blocks return two maps; a stage gives both as one where a module does so."""
+    """The convnet DPN of pretrainedmodels: blocks return two maps; a stage gives both as one where a module does so."""
     blocks = dict(model.features.named_children())
     rows: list[Row] = []
     for number in (2, 3, 4, 5):
@@ -218,7 +218,7 @@ def inception_v3(model: Any) -> Anatomy:
 
 
 def _auxiliary_head(model: Any) -> tuple[Head, ...]:
-    """The auxiliary head of pretrainedmodels' Inception v3, where the network has it."""
+    """The auxiliary head of the convnet Inception v3 of pretrainedmodels, where it has one."""
     return (head_at(model, "AuxLogits.fc", role="aux"),) if getattr(model, "AuxLogits", None) is not None else ()
 
 
@@ -244,7 +244,7 @@ def inception_v4(model: Any) -> Anatomy:
 
 
 def inception_resnet_v2(model: Any) -> Anatomy:
-    """Inception-ResNet v2 of pretrainedmodels."""
+    """The convnet Inception-ResNet v2 of pretrainedmodels: named modules in a row."""
     return Anatomy(
         heads=(head_at(model, "last_linear"),),
         stem=("conv2d_1a.conv",),
@@ -283,17 +283,17 @@ def polynet(model: Any) -> Anatomy:
 
 
 def nasnet_large(model: Any) -> Anatomy:
-    """NASNet-A Large of pretrainedmodels: three times six cells."""
+    """The convnet NASNet-A Large of pretrainedmodels: three times six cells."""
     return _nasnet(model, cells=6)
 
 
 def nasnet_mobile(model: Any) -> Anatomy:
-    """NASNet-A Mobile of pretrainedmodels: three times four cells, numbered as if there were six."""
+    """The convnet NASNet-A Mobile of pretrainedmodels: three times four cells, numbered as if there were six."""
     return _nasnet(model, cells=4)
 
 
 def _nasnet(model: Any, cells: int) -> Anatomy:
-    """A NASNet-A of pretrainedmodels: its stem, and three groups of so many cells."""
+    """The convnet NASNet-A of pretrainedmodels, of either size: its stem, and three groups of so many cells."""
     filters = model.penultimate_filters // 24
     numbered = [tuple(f"cell_{first + n}" for n in range(cells)) for first in (0, 6, 12)]
     rows: tuple[Row, ...] = (

@@ -158,7 +158,7 @@ class BNInception(library.BNInception):  # type: ignore[misc]  # the library shi
 
 
 def bninception_features(model: Any, x: Tensor) -> Tensor:
-    """The forward pass of the class BNInception: its 10 blocks, which pretrainedmodels spells out in 220 lines.
+    """The forward of our picklable BNInception: its 10 blocks, which pretrainedmodels spells out in 220 lines.
 
     Args:
         model: A BNInception, of the library's class or of ours.

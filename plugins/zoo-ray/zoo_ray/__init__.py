@@ -11,7 +11,7 @@ __all__ = ["embed_engine"]
 
 
 def embed_engine(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:
-    """The engine that ``engine="ray"`` names: the rows of images, in order, from the actors of a cluster.
+    """The engine that the package zoo-ray adds to ``zoo.embed``: rows of images, in order, from a cluster's actors.
 
     Args:
         embedder: A model that is ready to embed.

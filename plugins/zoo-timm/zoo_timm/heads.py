@@ -114,12 +114,12 @@ def _classifier(model: Any) -> Any:
 
 
 def has_layer(module: nn.Module) -> bool:
-    """Whether something stands at a head site, and not only the place for it."""
+    """Whether a layer stands at a head site of a timm model, and not only the place for one."""
     return not isinstance(module, nn.Identity)
 
 
 def around(path: str) -> list[str]:
-    """Paths of the modules around a head, the whole model first.
+    """Paths of the modules around a head of a timm model, the whole model first.
 
     Example:
         >>> around("head.head.l")
@@ -129,7 +129,7 @@ def around(path: str) -> list[str]:
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether the head is an attention pool, which scores all tokens and then takes one, as in CLIP's ResNets."""
+    """Whether a timm model's head is an attention pool: it scores all tokens and takes one, as CLIP's ResNets do."""
     return type(getattr(model, "head", None)).__name__ in _ATTENTION_POOLS
 
 
@@ -143,7 +143,7 @@ def is_model(module: nn.Module) -> bool:
 
 
 def is_timms(module: nn.Module) -> bool:
-    """Whether the class of a module is one of timm's own, so that a head is to be looked for inside it."""
+    """Whether the class of a module is timm's own, so that the heads of a timm model are looked for inside it."""
     return type(module).__module__.startswith("timm.")
 
 
@@ -227,13 +227,13 @@ def two_tokens(model: Any, tokens: Tensor) -> Tensor:
 
 
 def image_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
-    """What VOLO's two combined heads are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
+    """What the two heads of timm's VOLO are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
     image: Tensor = model.forward_head(tokens, pre_logits=True)
     return torch.cat([image[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
 
 
 class _AllTokens:
-    """Stands in for a head that is an attention pool, in its own forward: it scores all tokens before one is picked."""
+    """Stands in for a head of timm's, an attention pool, in its forward: it scores all tokens before one is picked."""
 
     def __init__(self, pool: nn.Module) -> None:
         self._of = pool
@@ -274,7 +274,7 @@ class Apart:
 
 @dataclass(frozen=True)
 class Combined:
-    """The scores of several heads, combined.
+    """The scores of several heads of a timm model, combined.
 
     Attributes:
         paths: The head sites, in the order in which they are given their parts.
@@ -292,7 +292,7 @@ class Combined:
 
 @dataclass(frozen=True)
 class Averaged(Combined):
-    """The scores of a head and a distilled one, combined as their mean.
+    """The scores of two heads of a timm model, one of them distilled, combined as their mean.
 
     Attributes:
         paths: The head sites.
@@ -309,7 +309,7 @@ class Averaged(Combined):
 
 @dataclass(frozen=True)
 class PlusBestPatch(Combined):
-    """VOLO's two heads combined: the scores of the image, and half of the best of its patches."""
+    """The two heads of timm's VOLO combined: the scores of the image, and half of the best of its patches."""
 
     def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
         """What the heads are given to scores."""

@@ -138,12 +138,12 @@ def split(model: nn.Module, heads: tuple[Head, ...]) -> Split:
 
 
 def as_map(x: Tensor) -> Tensor:
-    """``[N, C]`` to ``[N, C, 1, 1]`` in the split of a model whose head is a convolution; a map stays as it is."""
+    """``[N, C]`` to ``[N, C, 1, 1]`` in the split of a timm model whose head is a convolution; a map stays as it is."""
     return x if x.dim() > 2 else x[..., None, None]  # noqa: PLR2004 - N, C
 
 
 def _permuted(found: Any, axes: tuple[int, ...] | None) -> Any:
-    """The features of a split with their axes in another order; tokens, as DeepSeek's encoder may give, as they are."""
+    """The features of a timm model's split with axes in another order; tokens, as DeepSeek's may give, as they are."""
     return found.permute(axes) if axes and found.dim() == len(axes) else found
 
 
@@ -189,7 +189,7 @@ def _of_several(model: nn.Module, heads: tuple[Head, ...]) -> tuple[Piece, Piece
 
 
 def _after_pre_logits(model: nn.Module, path: str) -> Iterator[str]:
-    """Paths of the modules between what ``forward_head(pre_logits=True)`` gives and a head site, as they run.
+    """Paths of what a split runs between timm's ``forward_head(pre_logits=True)`` and a head site, in order.
 
     They are the other children of the classifier's own class, such as the batch norm before LeViT's linear layer.
     """

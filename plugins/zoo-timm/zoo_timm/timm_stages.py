@@ -44,7 +44,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def row_for_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
-    """Row for the class of a model, or its nearest base, in a table of stages or heads by class.
+    """Row for the class of a timm model, or its nearest base, in a table of stages or heads by class.
 
     Tables are keyed by names, because an older timm lacks some of the classes.
     """
@@ -52,12 +52,12 @@ def row_for_class(model: nn.Module, table: Mapping[str, Value]) -> Value | None:
 
 
 def first(_model: nn.Module, output: Any) -> Any:
-    """The map of a trunk's block that gives several things: its map, and what else the next block needs."""
+    """The map of a timm stage whose last block gives several things: its map, and what else the next block needs."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
 def second(_model: nn.Module, output: Any) -> Any:
-    """The tokens of the patches, of a block of TNT's trunk that gives those of the pixels first."""
+    """The tokens of the patches that a stage of timm's TNT ends with: its block gives those of the pixels first."""
     return output[1]
 
 
@@ -96,7 +96,7 @@ def coat(model: Any) -> Iterator[Stage]:
 
 
 def twins(model: Any) -> Iterator[Stage]:
-    """The trunk of Twins: patches and position encoding of all stages were registered apart from the blocks."""
+    """The stages of timm's Twins: patches and position encoding of all were registered apart from the blocks."""
     for index, (row, blocks) in enumerate(zip(model.feature_info, model.blocks, strict=True)):
         start, *rest = (f"blocks.{index}.{name}" for name, _ in blocks.named_children())
         patches = (f"patch_embeds.{index}",) if index else ()
@@ -105,7 +105,7 @@ def twins(model: Any) -> Iterator[Stage]:
 
 
 def hrnet(model: Any) -> Iterator[Stage]:
-    """The trunk of HRNet: stages that each give maps of several scales, the largest first; then each scale by itself.
+    """The stages of timm's HRNet: those that give maps of several scales, the largest first; then each scale by itself.
 
     What the library calls stages in feature_info are these scales.
     """
@@ -129,8 +129,8 @@ OUT_OF_ORDER: Mapping[str, Callable[[Any], Iterator[Stage]]] = {
 }
 
 
-class _Map(NamedTuple):
-    """A feature map that a stage gives: the module it comes from, and its size."""
+class _StageMap(NamedTuple):
+    """A feature map that a stage of a timm model gives: the module it comes from, its channels and its stride."""
 
     path: str
     channels: int
@@ -159,7 +159,7 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
     rows = row_for_class(model, OUT_OF_ORDER)
     if rows is not None:
         return tuple(rows(model))
-    maps = _maps(model)
+    maps = _stage_maps(model)
     if not maps:
         return ()
     groups = _stage_groups(model, [each.path for each in maps])
@@ -168,7 +168,7 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
         last = groups.pop()
         groups[-1] += last
         del maps[-2]
-    names = row_for_class(model, STAGE_NAMES) or _names(groups)
+    names = row_for_class(model, STAGE_NAMES) or _stage_names(groups)
     reads = row_for_class(model, READS)
     return tuple(
         Stage(name, group, each.channels, each.stride, read=reads(each.path) if reads else None)
@@ -192,11 +192,11 @@ def layout(model: nn.Module) -> Layout:
     return row_for_class(model, LAYOUTS) or "NCHW"
 
 
-def _maps(model: nn.Module) -> list[_Map]:
-    """The maps that end the stages after the stem, by modules that are blocks of the trunk, not their inside."""
+def _stage_maps(model: nn.Module) -> list[_StageMap]:
+    """The maps that end the stages of a timm model after its stem, by modules that are blocks, not their inside."""
     declared: Any = getattr(model, "feature_info", None) or ()
     at = row_for_class(model, DECLARED_AT) or ("", "")
-    rows = [_Map(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
+    rows = [_StageMap(re.sub(*at, row["module"]), int(row["num_chs"]), int(row["reduction"])) for row in declared]
     first = stem(model)
     whole = (_of_whole_block(model, row, first) for row in rows if not _is_in_stem(model, row.path, first))
     # CrossViT declares each of its blocks twice, once for each of the two sizes it looks at the image in.
@@ -219,8 +219,8 @@ def _is_in_stem(model: nn.Module, path: str, first: Iterable[str]) -> bool:
     return not weighs and bool(re.fullmatch(r"(.*\.)?(act|bn|norm)[0-2]", path))
 
 
-def _of_whole_block(model: nn.Module, row: _Map, first: Sequence[str]) -> _Map | None:
-    """The map that ends a stage: that of the block before, for one declared inside a block; else as it is.
+def _of_whole_block(model: nn.Module, row: _StageMap, first: Sequence[str]) -> _StageMap | None:
+    """The map that ends a timm model's stage: of the block before, for one declared inside a block; else as it is.
 
     Inside a block it is what the first activation makes of the output of the block before, or what precedes its stride.
     """
@@ -235,12 +235,12 @@ def _of_whole_block(model: nn.Module, row: _Map, first: Sequence[str]) -> _Map |
         if siblings.index(name) == 0:
             return None
         before = f"{parent}.{siblings[siblings.index(name) - 1]}".lstrip(".")
-        return _Map(before, int(getattr(model.get_submodule(before), "out_channels", row.channels)), row.stride)
+        return _StageMap(before, int(getattr(model.get_submodule(before), "out_channels", row.channels)), row.stride)
     return row
 
 
 def under(path: str, other: str) -> bool:
-    """Whether a module of a stage is inside another one, or is that one."""
+    """Whether a module in a stage of a timm model is inside another one, or is that one."""
     return path == other or path.startswith(f"{other}.")
 
 
@@ -261,7 +261,7 @@ def _stage_groups(model: nn.Module, outputs: Sequence[str]) -> list[tuple[str, .
 
 
 def _largest_before(paths: Iterable[str], last_inside: dict[str, int], end: int) -> Iterator[str]:
-    """The largest of the modules that end before a stage does."""
+    """The largest of a timm model's modules that end no later than a stage does."""
     taken = None
     for path in paths:
         if last_inside[path] <= end and not (taken and under(path, taken)):
@@ -285,8 +285,8 @@ def _name_start(name: str) -> str:
     return re.split(r"\d", name, maxsplit=1)[0]
 
 
-def _names(groups: Sequence[tuple[str, ...]]) -> list[str]:
-    """Names of stages: of the one module that each has of a kind, or ``"stage1"`` and so on."""
+def _stage_names(groups: Sequence[tuple[str, ...]]) -> list[str]:
+    """Names of the stages of a timm model: of the one module that each has of a kind, or ``"stage1"`` and so on."""
     kinds = Counter(_kind(path) for group in groups for path in group)
     main = kinds.most_common(1)[0][0]
     result = [[path for path in group if _kind(path) == main] for group in groups]
@@ -301,6 +301,6 @@ def _kind(path: str) -> str:
 
 
 def _stage_name(path: str, number: int) -> str:
-    """Name of a stage: that of its main module, or of the list that the module is numbered in."""
+    """Name of a stage of a timm model: that of its main module, or of the list that the module is numbered in."""
     parent, _, name = path.rpartition(".")
     return f"{parent.rpartition('.')[2].removesuffix('s')}{number}" if name.isdigit() else name

@@ -28,5 +28,5 @@ def zoo_families() -> list[Family]:
 
 @hookimpl
 def zoo_commands() -> Mapping[str, str]:
-    """The command of the plugin zoo-tiny: ``zoo demo``, through the door that every plugin uses."""
+    """The hook of the package zoo-tiny that adds ``demo`` to the commands of zoo."""
     return {"demo": "zoo_tiny.demo.command:demo"}

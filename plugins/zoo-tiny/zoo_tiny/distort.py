@@ -15,7 +15,7 @@ _COARSE = (8, 8, 12, 16, 32)  # 8 twice: images that small are the hard ones
 
 
 def clean(images: Tensor) -> Tensor:
-    """Drawings ``[N, S, S]`` of 0 to 255 as undistorted images ``[N, 1, 32, 32]`` of 0 to 1.
+    """Turn drawings ``[N, S, S]`` of 0 to 255 into images ``[N, 1, 32, 32]`` of 0 to 1 without distorting them.
 
     Example:
         >>> clean(torch.full((2, 48, 48), 255, dtype=torch.uint8)).amax()

@@ -70,7 +70,7 @@ def _batches(glyphs: Glyphs, steps: int, generator: Generator) -> Iterator[tuple
 
 
 def accuracy(model: nn.Module, glyphs: Glyphs, *, distort: bool = False) -> float:
-    """Percent of glyphs that the trained network names correctly.
+    """Percent of glyphs that GlyphNet names correctly once it is trained.
 
     Args:
         model: A network in eval mode.

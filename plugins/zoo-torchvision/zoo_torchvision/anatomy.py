@@ -95,7 +95,7 @@ _QUANTIZED = "torch.ao.nn.quantized"
 
 
 def _is_quantized(model: nn.Module) -> bool:
-    """Whether a model has the anatomy of a quantised one: built with ``quantize=True``, or quantised later.
+    """Whether the anatomy of a torchvision model is that of a quantised one, however it came to be quantised.
 
     One that only can be quantised has its own.
 

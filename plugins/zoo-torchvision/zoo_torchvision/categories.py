@@ -15,7 +15,7 @@ def kinetics_400() -> tuple[str, ...]:
         >>> kinetics_400()[:2]
         ('abseiling', 'air drumming')
     """
-    return _read("kinetics_400")
+    return _read_categories("kinetics_400")
 
 
 def coco() -> tuple[str, ...]:
@@ -25,7 +25,7 @@ def coco() -> tuple[str, ...]:
         >>> coco()[:3]
         ('__background__', 'person', 'bicycle')
     """
-    return _read("coco")
+    return _read_categories("coco")
 
 
 def voc() -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def voc() -> tuple[str, ...]:
         >>> voc()[:3]
         ('__background__', 'aeroplane', 'bicycle')
     """
-    return _read("voc")
+    return _read_categories("voc")
 
 
 def coco_person() -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def coco_person() -> tuple[str, ...]:
         >>> coco_person()
         ('no person', 'person')
     """
-    return _read("coco_person")
+    return _read_categories("coco_person")
 
 
 def coco_keypoints() -> tuple[str, ...]:
@@ -55,10 +55,10 @@ def coco_keypoints() -> tuple[str, ...]:
         >>> coco_keypoints()[:2]
         ('nose', 'left_eye')
     """
-    return _read("coco_keypoints")
+    return _read_categories("coco_keypoints")
 
 
-def _read(name: str) -> tuple[str, ...]:
-    """A list of categories from the text file of this name."""
+def _read_categories(name: str) -> tuple[str, ...]:
+    """Read one of torchvision's lists of categories from the text file of this name."""
     text = files("zoo_torchvision").joinpath("labels", f"{name}.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

@@ -16,7 +16,7 @@ _DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 def densenet(state: Mapping[str, Any], model: object) -> dict[str, Any]:  # noqa: ARG001 - the contract of Weights.convert
-    """Rename the tensors of an old DenseNet checkpoint, ``norm.1.weight`` to ``norm1.weight``, as torchvision does.
+    """Rename the tensors in torchvision's old checkpoints of DenseNet: ``norm.1.weight`` becomes ``norm1.weight``.
 
     The published files are older than the rule that a module's name has no dot in it.
 

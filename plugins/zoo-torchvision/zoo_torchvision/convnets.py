@@ -205,7 +205,7 @@ def after_transform(chain: Chain, model: GoogLeNet | Inception3, x: Tensor) -> T
 
 
 def _row_paths(rows: Rows) -> tuple[str, ...]:
-    """The paths of all modules in the rows of a convolutional classifier, as they run."""
+    """The paths of all modules in the rows of one of torchvision's convnets, as they run."""
     return tuple(path for _, paths in rows for path in paths)
 
 

@@ -59,7 +59,7 @@ def version() -> str:
 
 
 def labels() -> dict[str, tuple[str, ...]]:
-    """The lists of names that the indexed weights entries of torchvision refer to, by the name of their file.
+    """Index the lists of class names that torchvision's weights entries refer to, by the name of the file of each.
 
     Raises:
         ValueError: Two data sets have as many classes as each other, so that a count no longer tells them apart.

@@ -168,7 +168,7 @@ def in_sequence(model: nn.Module, named: Iterable[tuple[str, tuple[str, ...]]]) 
 
 
 def by_resolution(model: nn.Module, *trunks: str) -> tuple[Stage, ...]:
-    """The children of flat sequences in groups, a new one at each child measured to make the map smaller.
+    """Measure where the map of torchvision's flat sequences gets smaller: their children in groups, each a stage.
 
     Args:
         model: The model.
@@ -183,7 +183,7 @@ def by_resolution(model: nn.Module, *trunks: str) -> tuple[Stage, ...]:
 
 
 def resolutions(model: nn.Module, *trunks: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The groups that :func:`by_resolution` measures: names, ``stage1`` and so on, and paths of their modules."""
+    """Measure the groups of :func:`by_resolution` on a torchvision model: names, ``stage1`` and so on, and paths."""
     groups: list[list[str]] = [[]]
     for path in [f"{trunk}.{name}" for trunk in trunks for name, _ in model.get_submodule(trunk).named_children()]:
         if stride(model.get_submodule(path)) > 1 and _weighs(model, groups[-1]):

@@ -111,7 +111,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         after = one_head(known.anatomy)
         with seeded(seed, bare):
             new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
-        counts = [_scores(head, main) for head in new.values()]
+        counts = [_scores_of_branch(head, main) for head in new.values()]
         branches = Heads(
             {name: _branch(bare, kept, stages, new[name], with_output(after, heads[name])) for name in heads}
         )
@@ -125,7 +125,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
             scores=None,
         )
         _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
-        edit.outcomes |= _outcomes(bare, main.path, known.receipt.tensors)
+        edit.outcomes |= _outcomes_of_branches(bare, main.path, known.receipt.tensors)
         edit.update(names=(), multi_label=False)
     return model
 
@@ -142,8 +142,8 @@ def _main(model: nn.Module) -> Head:
     return anatomy.main
 
 
-def _scores(head: nn.Module, site: Head) -> int:
-    """How many scores the head of a branch gives, those of several heads together."""
+def _scores_of_branch(head: nn.Module, site: Head) -> int:
+    """How many scores one branch gives: those of the head at its end, or of all heads there."""
     result = count_scores(head, site)
     return result if isinstance(result, int) else sum(result.values())
 
@@ -191,8 +191,8 @@ def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], bra
     recompose(model, anatomy)
 
 
-def _outcomes(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """What happened to the tensors of the branches: each is a copy of one that was there, or of a new head."""
+def _outcomes_of_branches(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """Where the tensors of each branch come from: a copy of one that the model had before it, or a new head."""
     result: dict[str, Outcome] = {}
     for name in model.state_dict():
         if name.startswith(f"{site}."):

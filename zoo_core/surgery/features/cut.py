@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:
-    """An empty place, by path, for each of the largest modules that lie wholly at depths that a cut leaves out.
+    """What a cut leaves out: an empty place, by path, for each of the largest modules that lie wholly at such depths.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``.
@@ -129,7 +129,7 @@ def _end(steps: tuple[Step, ...], anatomy: Anatomy, stages: int) -> int | None:
 
 
 def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Layers with parameters from the last stage to the pool, run after any cut, as a transformer's final norm."""
+    """Layers that the part after any cut may end with, from the last stage to the pool, such as a final norm."""
     last = len(anatomy.stages) + 1
     pool = anatomy.pool.steps if isinstance(anatomy.pool, Chain) else ()
     pooled = [step for step in pool if isinstance(step, str)]

@@ -226,7 +226,7 @@ def _is_map(output: object, layout: str) -> bool:
 
 
 def _stride(x: Tensor, found: Tensor, layout: str) -> int:
-    """Pixels a step of an encoder's map: exact, or the nearest power of two where missing padding cuts borders off."""
+    """An encoder's stride at one of its maps, in pixels: exact, or a power of two where borders are cut off."""
     width = found.shape[-2 if layout == "NHWC" else -1]
     stride, rest = divmod(x.shape[-1], width)
     return int(2 ** round(math.log2(x.shape[-1] / width))) if rest else stride

@@ -43,7 +43,7 @@ _CALL = _Call()
 
 
 class Tap(Variant):
-    """Put before the class of a module whose output is extracted, so that tracers see it as they see the module.
+    """Extracts the output of a module: put before its class, so that tracers see it as they see the module.
 
     What it records is what it gives, and what comes after works on a copy: a ReLU may work in place, and the scores
     still depend on what was recorded.
@@ -136,7 +136,7 @@ _CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDiction
 
 
 def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:
-    """Whether an error, once all is extracted, is only that a front ends there, and none of the library or the input.
+    """Whether an error after all was extracted may be passed over: a front only ends there, whatever the input.
 
     Then the forward ends in that place for what the model is made for as well.
     """
@@ -172,7 +172,7 @@ def _place(model: nn.Module, path: str) -> str:
 
 
 def _tap(module: nn.Module, path: str) -> nn.Module:
-    """The module again, with all its attributes, values and modes, and of a class from which outputs are extracted."""
+    """The module again, all that it holds shared, of a class by which its output can be extracted."""
     before = type(module)._zoo_key if isinstance(module, Tap) else ()  # noqa: SLF001 - our own
     twin: nn.Module = object.__new__(variant(without(type(module), Tap), Tap, (*before, path)))
     object.__setattr__(twin, "__dict__", module.__dict__)
@@ -300,7 +300,7 @@ def module_path(model: nn.Module, path: str) -> str:
 
 
 def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
-    """A twin to extract from: modules at some paths have one forward hook more; all else is shared with ``model``."""
+    """A twin to extract by hooks: modules at some paths have one forward hook more; all else is ``model``'s."""
     # Parents come first, so that a module inside another that is hooked too is replaced in the parent's twin.
     return replaced(
         model, {path: _extracting(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}

@@ -40,7 +40,7 @@ class Variant:
 
 
 def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
-    """The subclass of ``base``, of its name, with the methods of ``extra``, such as a forward; one for one ``key``."""
+    """The subclass of ``base`` by which a model gets another forward or call, from ``extra``; one for one ``key``."""
     how = (base, extra, key)
     if how not in _CLASSES:
         _CLASSES.setdefault(how, _made(*how))  # one class also where two threads come at once
@@ -64,7 +64,7 @@ def without(cls: type[Any], extra: type[Variant]) -> type[Any]:
 
 
 def library_class(cls: type[Any]) -> type[Any]:
-    """The class of the library, as it was before a forward or anything else was put before it."""
+    """The class whose forward is the library's own, before another forward or anything else was put before it."""
     how = cls.__dict__.get(_HOW)
     return cls if how is None else library_class(how[0])
 
@@ -76,7 +76,7 @@ def _recipe(cls: type[Any]) -> Any:
 
 
 def _class_of(recipe: Any) -> type[Any]:
-    """The class with another forward than its library's that nested tuples in a pickle describe."""
+    """The class that gives a model another forward than its library's, from nested tuples in a pickle or a copy."""
     if isinstance(recipe, tuple):
         return variant(_class_of(recipe[0]), recipe[1], recipe[2])
     result: type[Any] = recipe
@@ -84,7 +84,7 @@ def _class_of(recipe: Any) -> type[Any]:
 
 
 def _new(recipe: Any) -> nn.Module:
-    """An empty module of the variant of a class that a pickle or a copy describes."""
+    """An empty module of the class with another forward than its library's that a pickle or a copy describes."""
     module: nn.Module = object.__new__(_class_of(recipe))
     return module
 
@@ -165,7 +165,7 @@ def is_recomposed(model: nn.Module) -> bool:
 
 
 def library_scores(model: nn.Module, anatomy: Anatomy) -> str | Callable[[Any], Any] | None:
-    """Where the scores are in what the library's own forward returns, whatever stands in for it now."""
+    """Where the scores are in what the library's own forward returns, whatever other forward stands in for it now."""
     scores: str | Callable[[Any], Any] | None = anatomy.scores
     return model.__dict__[_PLAN].scores if is_recomposed(model) else scores
 
@@ -175,7 +175,7 @@ _ONLY_WRAP = ("torch", "accelerate")
 
 
 def forward_of(model: nn.Module) -> Callable[..., Any]:
-    """What ``model.forward`` is, without what torch or accelerate put around it."""
+    """The forward that ``model`` has now, without what torch or accelerate put around it."""
     result: Any = model.forward
     while inner := getattr(result, "__wrapped__", None):
         library = getattr(getattr(result, "__func__", result), "__globals__", {}).get("__name__", "")
@@ -195,7 +195,7 @@ def name_of_forward(model: nn.Module) -> str:
 
 
 def _library_forward(model: nn.Module) -> Callable[..., Any]:
-    """The forward of the library, whatever is in its place."""
+    """The forward that the library wrote for ``model``, whatever other forward is in its place."""
     own: Callable[..., Any] | None = model.__dict__.get(_LIBRARYS)
     return own or MethodType(library_class(type(model)).forward, model)
 
@@ -231,7 +231,7 @@ def left(model: nn.Module, pooled: Any, result: Any) -> Any:
 
 
 def without_hooks(model: nn.Module, x: Any) -> Any:
-    """The library's own forward, without the hooks of ``model`` itself; FSDP needs its own."""
+    """What the library's own forward gives for ``x``, without the hooks of ``model`` around it; FSDP needs its own."""
     args, kwargs = arguments(model, x)
     if is_recomposed(model):
         outer = _CALL.of
@@ -244,12 +244,12 @@ def without_hooks(model: nn.Module, x: Any) -> Any:
 
 
 def needs_fsdp_hooks(model: nn.Module) -> bool:
-    """Whether the forward of ``model`` needs its own hooks around it, by which FSDP shards it."""
+    """Whether the forward of ``model`` cannot run without its own hooks around it, by which FSDP shards it."""
     return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:
-    """What the forward of ``model`` gives for ``x``, which stands for several arguments where its example did."""
+    """Run the forward of ``model`` on ``x``, which stands for several arguments of it where its example did."""
     if type(x) is tuple and type(example) is not tuple:
         return model(x)
     args, kwargs = arguments(model, x)
@@ -257,14 +257,14 @@ def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:
 
 
 def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Arguments of a forward as the one value, a tuple or a dict, that :func:`arguments` takes apart again."""
+    """What a forward was called with as one value, a tuple or a dict, which :func:`arguments` takes apart again."""
     if kwargs:
         return {**dict(zip(inspect.signature(_library_forward(model)).parameters, args, strict=False)), **kwargs}
     return args[0] if len(args) == 1 else args
 
 
 def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a forward is called with for ``x``: its arguments, and those by name.
+    """How a forward is called on ``x``: with which arguments, and with which by name.
 
     Args:
         model: What takes it.

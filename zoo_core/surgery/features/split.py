@@ -178,7 +178,7 @@ _VECTORS, _TOKENS, _MAPS = 2, 3, 4
 
 
 class Vectors(nn.Module):
-    """The backbone split off a model as one that gives a vector for each image, ``[N, D]``: maps and tokens averaged.
+    """The backbone of a model that is split, with maps and tokens averaged to a vector for each image, ``[N, D]``.
 
     It shares every tensor with the model, and is left in its mode.
 
@@ -217,7 +217,7 @@ class Vectors(nn.Module):
 
 
 def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
-    """Paths of the modules that a piece of a split forward calls; None for a function, which may call any."""
+    """Paths of the modules that one piece calls where a model is split; None for a function, which may call any."""
     whole = piece.whole if isinstance(piece, WithOutput) else piece
     if isinstance(whole, Chain):
         return [step for step in whole.steps if isinstance(step, str)]

@@ -167,14 +167,14 @@ def _stateful(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
 
 
 def _release(module: nn.Module, model: nn.Module) -> None:
-    """Let an unfrozen module follow ``train()`` again, in the mode that its model is in."""
+    """Unfreeze the mode of a module: let it follow ``train()`` again, in the mode that its model is in."""
     release(module)
     module.train(model.training)
 
 
 @strict_arguments
 def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
-    """Which frozen tensors of ``model`` are no longer what they were, and by how much.
+    """Whether freezing held: which frozen tensors of ``model`` are no longer what they were, and by how much.
 
     Frozen are the parameters without gradients, and the buffers of the modules they belong to: running statistics,
     vectors of spectral norm, codebooks. An optimizer that moves them, a norm that was put back into train mode, or an
@@ -237,7 +237,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
 def _as_inside(
     model: nn.Module, bare: nn.Module, before: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """The tensors that drift is measured from, by the names that the model inside a wrapper has for them now.
+    """What frozen tensors were, by the names that the model inside a wrapper has for them now.
 
     A state dict of the wrapper has its prefix, and one from before PEFT put layers around others has shorter names.
     """
@@ -249,7 +249,7 @@ def _as_inside(
 
 
 def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The frozen tensors that may not drift, by name: parameters without gradients, buffers in frozen parts."""
+    """What freezing keeps as it was, by name: parameters without gradients, and buffers of frozen parts."""
     known = metadata_of(model) if is_known(model) else None
     held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())
     result: dict[str, Tensor] = {
@@ -259,12 +259,12 @@ def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
     for path, module in model.named_modules():
         if is_held(module) or path in held or (path not in moving and _is_frozen(model, path, module)):
-            result |= _buffers(path, module)
+            result |= _frozen_buffers(path, module)
     return result
 
 
 def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
-    """Whether a module's buffers may not drift: its parameters, or those nearest around it, need no gradient."""
+    """Whether the buffers of a module are frozen: its parameters, or those nearest around it, need no gradient."""
     while True:
         parameters = [each.requires_grad for each in module.parameters()]
         if parameters or not path:
@@ -274,7 +274,7 @@ def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
 
 
 def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Norms in the places of those that were frozen, which nothing holds, so that their statistics drift."""
+    """Norms in the places of frozen ones that are not frozen themselves: nothing holds them, so that they drift."""
     held = metadata_of(model).held if is_known(model) else frozenset()
     return {
         path: module
@@ -283,18 +283,18 @@ def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _buffers(path: str, module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of one module, by the names under which their drift is reported."""
+def _frozen_buffers(path: str, module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a frozen module, by the names under which ``zoo.drift`` reports them."""
     return {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers(recurse=False)}
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors share memory, so that no drift can show between them."""
+    """Whether a frozen tensor shares memory with the copy from before, so that no drift can show between them."""
     return a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr() != 0
 
 
 def _distance(now: Tensor, then: Tensor) -> float:
-    """How far a tensor has drifted from what it was: the largest difference, infinite for NaN or another shape."""
+    """How far a frozen tensor has come from what it was: the largest difference, infinite for NaN or another shape."""
     if now.shape != then.shape:
         return float("inf")
     then = then.detach().to(now.device)

@@ -125,7 +125,7 @@ def load_partial(
     if not result.pairs:
         raise _nothing_fits(bare, own, state, source, match, result)
     with editing(model, "load_partial") as edit:
-        _write(bare, own, {name: offered[theirs] for name, theirs in result.pairs.items()})
+        _load_part(bare, own, {name: offered[theirs] for name, theirs in result.pairs.items()})
         edit.outcomes.update(dict.fromkeys(result.pairs, "loaded"))
         edit.notes.update({name: f"{choice.prefix}{theirs} of {source}" for name, theirs in result.pairs.items()})
     result.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
@@ -137,8 +137,8 @@ def load_partial(
     return receipt
 
 
-def _write(model: nn.Module, own: State, given: State) -> None:
-    """Load all of the tensors that fit or, where one fails, none."""
+def _load_part(model: nn.Module, own: State, given: State) -> None:
+    """Load the part of a checkpoint that fits or, where one tensor of it fails, none."""
     before = {name: own[name].detach().clone() for name in given}
     try:
         load_whole(model, given)
@@ -164,7 +164,7 @@ def _read(state_or_path: object) -> tuple[object, str, str | None]:
 
 
 def _by_prefix(content: object, model: nn.Module, source: str) -> Choice:
-    """The state dict in a checkpoint that fits most, under the model's names; all beside it keeps its name."""
+    """What loads by name: the part of a checkpoint that fits most, under the model's names, and all beside it."""
     every = candidates(content)
     if not every:
         raise no_candidate(content, source)
@@ -219,13 +219,13 @@ def _by_name(own: State, given: State, source: str) -> _Match:
 
 
 def _shaped(tensor: Tensor, own: Tensor | None) -> Tensor:
-    """A single number of a checkpoint in the shape that the model has for it."""
+    """A single number of a checkpoint that loads in part, in the shape that the model has for it."""
     is_single = isinstance(own, torch.Tensor) and tensor.numel() == own.numel() == 1
     return tensor.reshape(own.shape) if own is not None and is_single else tensor
 
 
 def _by_order(own: State, given: State, source: str, parameters: Collection[str]) -> _Match:
-    """Tensors of model and checkpoint in step; parameters alone where that pairs more, as averages lack buffers."""
+    """What loads by order: tensors in step; parameters alone where these are more, as averages lack buffers."""
     whole = _in_step(own, given, source)
     alone = _in_step({name: each for name, each in own.items() if name in parameters}, given, source)
     if len(alone.pairs) <= len(whole.pairs):
@@ -236,7 +236,7 @@ def _by_order(own: State, given: State, source: str, parameters: Collection[str]
 
 
 def _in_step(own: State, given: State, source: str) -> _Match:
-    """Tensors of model and checkpoint paired in step; counters of norms, which some lack, follow their norm."""
+    """The part of a checkpoint that loads by order, paired in step; counters of norms, which some lack, follow them."""
     result = _Match()
     ours = [name for name in own if not _is_counter(name)]
     theirs = [name for name in given if not _is_counter(name)]
@@ -264,12 +264,12 @@ def _in_step(own: State, given: State, source: str) -> _Match:
 
 
 def _is_counter(name: str) -> bool:
-    """Whether a tensor is a norm's counter of batches, which one of model and checkpoint may lack."""
+    """Whether a tensor is a norm's counter of batches, which is not loaded by order, but with its norm."""
     return name.rpartition(".")[2] == _COUNTER
 
 
 def _agree(name: str, tensor: Tensor, other: str, given: Tensor) -> bool:
-    """Whether a tensor of a checkpoint fits one of the model: their shapes agree, and a weight is no bias."""
+    """Whether a tensor is in the part of a checkpoint that fits: its shape is the model's, and a weight is no bias."""
     roles = {name.rpartition(".")[2], other.rpartition(".")[2]}
     return tensor.shape == given.shape and (len(roles) == 1 or not roles <= _ROLES)
 

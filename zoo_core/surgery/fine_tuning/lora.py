@@ -157,7 +157,7 @@ def _outcome(before: dict[str, Any], path: str, name: str) -> Any:
 
 
 def lora_edits(model: nn.Module) -> list[Edit]:
-    """The LoRA adapters in ``model`` as recipes say them: one :func:`add_lora` for the layers of each setting.
+    """LoRA in ``model`` as calls of :func:`add_lora`: one for all the layers of one rank, alpha, dropout and kind.
 
     Raises:
         NotSupported: Several adapters are on a layer, or they are switched off or merged, or are none of LoRA's.
@@ -175,7 +175,7 @@ def lora_edits(model: nn.Module) -> list[Edit]:
 
 
 def _refuse_unlike(path: str, layer: Any) -> None:
-    """Refuse to save a LoRA adapter that is merged for a time, switched off, or not one that zoo put in."""
+    """Refuse a LoRA adapter that :func:`add_lora` did not make, or that is merged for a time or switched off."""
     cause = None
     if layer.merged:
         cause, hint = "it is merged into the weights for a time", "model.unmerge_adapter(), or zoo.merge_lora(model)"
@@ -191,7 +191,7 @@ _PLAIN = "zoo.merge_lora(model) makes a plain model of it; model.save_pretrained
 
 
 def without_copies(model: nn.Module) -> nn.Module:
-    """What of ``model`` is saved beside LoRA: a twin with only the trained copies where PEFT keeps two, or itself.
+    """A model with LoRA as it is saved: a twin with only the trained copies where PEFT keeps two, or itself.
 
     Raises:
         NotSupported: It has adapters of PEFT that are none of LoRA's.

@@ -254,7 +254,7 @@ def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def warn_of_others(model: nn.Module, bare: nn.Module, outcome: str, hint: str) -> None:
-    """Warn of trainable parameters that a module has outside of the model in it, in a verb that leaves them out.
+    """Warn of parameters in no group, or left out by another verb: a module trains them outside of the model in it.
 
     Args:
         model: What the verb was given.

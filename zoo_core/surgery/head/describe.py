@@ -37,7 +37,7 @@ _PLAIN = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Layers:
-    """The description of a layer of ``torch.nn``, or a ``Sequential`` of them, by which it can be built again.
+    """A head described as data: a layer of ``torch.nn``, or a ``Sequential`` of them, that can be built again.
 
     Attributes:
         kind: A name of :data:`LAYERS`.
@@ -105,7 +105,7 @@ def describe(module: nn.Module) -> Layers | Custom:
 
 
 def describe_all(value: Any) -> Any:
-    """``value`` with every module in it described, those inside mappings and sequences too."""
+    """Describe a head, or all heads and other modules inside mappings and sequences; other values stay."""
     if isinstance(value, nn.Module):
         return describe(value)
     if isinstance(value, Mapping):

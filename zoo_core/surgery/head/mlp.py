@@ -197,24 +197,24 @@ class WithOutput:
 
 
 def with_output(after: Callable[[Any, Any], Any] | None, head: object) -> Callable[[Any, Any], Any] | None:
-    """What follows a head site, ``after``, with the activation and squeeze of a multi-layer ``head`` at the end."""
+    """What follows a head site, ``after``, with the activation and squeeze of an MLP ``head`` at the end."""
     return after if after is None or not output_of(head) else WithOutput(after, output_of(head))
 
 
 def output_of(head: object) -> tuple[nn.Module, ...]:
-    """The activation and squeeze after the scores of a multi-layer head that has them; empty for any other head."""
+    """The activation and squeeze of an MLP head that has them after its scores; empty for any other head."""
     return head.output if isinstance(head, MLPHead) else ()
 
 
 def scores_only(head: Any) -> Any:
-    """A multi-layer ``head``, or each of several, without the activation and squeeze after its scores."""
+    """An MLP ``head``, or each of several, without the activation and squeeze after its scores."""
     if isinstance(head, Mapping):
         return {name: scores_only(each) for name, each in head.items()}
     return head.scores if isinstance(head, MLPHead) else head
 
 
 def check_output(head: object, sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where a multi-layer head's activation would come before what forward does with its scores."""
+    """Raise NotSupported where an MLP head's activation would come before what forward does with its scores."""
     heads = head.values() if isinstance(head, Mapping) else (head,)
     between = [site for site in sites if site.role not in {"main", "aux"} or site.per_class != 1]
     if between and any(output_of(each) for each in heads):

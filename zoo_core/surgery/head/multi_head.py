@@ -124,7 +124,7 @@ class EachHead:
 
 
 def check_names(heads: Mapping[str, object]) -> None:
-    """Raise UsageError unless these are several heads: a dict of single ones by names that modules can have."""
+    """Raise UsageError unless these are several heads for one site: a dict of them by names that modules can have."""
     if not isinstance(heads, Mapping):
         raise UsageError(f"heads cannot be {heads!r}", expected=_EXAMPLE, got=f"a {type(heads).__name__}")
     if not heads:
@@ -180,7 +180,7 @@ def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
 
 
 def check_embeds(sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where a model cannot return embeddings, alone or beside the scores of several heads."""
+    """Raise NotSupported where the head, or one of several heads, cannot be None and give embeddings."""
     if any(site.role in {"box", "mask", "level"} or site.per_class != 1 for site in sites):
         raise NotSupported(
             "a detector without its head has no output",
@@ -201,5 +201,5 @@ def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str,
 
 
 def one_head(anatomy: Anatomy) -> Any:
-    """What follows the head site with one head there instead of several, and nothing after the output."""
+    """What would follow the head site if one head were there instead of several, and nothing came after the output."""
     return anatomy.classify.whole if isinstance(anatomy.classify, PerHead | EachHead | WithOutput) else anatomy.classify

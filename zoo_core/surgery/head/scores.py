@@ -35,7 +35,7 @@ _PROBE_SIDE = 7
 
 
 def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None) -> int | dict[str, int]:
-    """How many classes a new head scores at its site, by running it once on zeros; by name for several heads.
+    """Count the scores of a new head, one for each class, by running it once on zeros; by name for several heads.
 
     One that holds nothing to score with, such as an ``Identity`` or a norm, scores none: it gives the features.
 
@@ -48,24 +48,24 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
         HeadMismatch: It does not take that, or returns something else than scores for each sample.
     """
     if isinstance(head, Heads):
-        return {name: _count(each, site, shape) for name, each in head.items()}
-    return _count(head, site, shape)
+        return {name: _count_of_one(each, site, shape) for name, each in head.items()}
+    return _count_of_one(head, site, shape)
 
 
 def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
-    """How many classes each of several heads at a head site scores; empty for one head, or none."""
+    """How many classes the scores of each of several heads at a site are for; empty for one head, or none."""
     heads = model.get_submodule(site.path) if site else None
     if site is None or not isinstance(heads, Heads):
         return {}
     try:
-        return {name: _count(head, site, None) for name, head in heads.items()}
+        return {name: _count_of_one(head, site, None) for name, head in heads.items()}
     except HeadMismatch:  # one that flattens a map of one size
         return {}
 
 
 @strict_arguments
 def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """What the classes that the head of ``model`` scores are called, in that order; empty when unknown.
+    """Names of the classes that the head of ``model`` scores, in the order of the scores; empty when unknown.
 
     Args:
         model: A model from ``zoo.get``, ``zoo.load`` or ``zoo.adopt``.
@@ -89,8 +89,8 @@ def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]
     return {head: tuple(islice(rest, count)) for head, count in counts.items()}
 
 
-def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
-    """How many classes one head scores at a site, found by running it on zeros of the shape that the site is given."""
+def _count_of_one(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
+    """How many classes the scores of one head are for, by running it on zeros of the shape that the site is given."""
     if isinstance(head, nn.Identity):
         return 0
     part = scoring_part(head)
@@ -113,7 +113,7 @@ def _count(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
 
 
 def _probe_side(head: nn.Module) -> int:
-    """How long the sides of a map are to count classes on: at least as long as what a head's convolutions look at."""
+    """Sides of the map of zeros that scores are counted on: at least as long as what a head's convolutions look at."""
     layers = [each for each in head.modules() if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
     reaches = [step * (k - 1) + 1 for each in layers for k, step in zip(each.kernel_size, each.dilation, strict=True)]
     return max([_PROBE_SIDE, *reaches])
@@ -131,12 +131,12 @@ def _is_torchs(module: nn.Module) -> bool:
 
 
 def _squeezes(head: nn.Module) -> bool:
-    """Whether a head of one class drops the axis of its scores at the end."""
+    """Whether the scores of a head of one class are squeezed at the end, so that they have no axis of classes."""
     return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
 
 
 def _shape_returned(value: object) -> str:
-    """The shape of what a head returned as its classes were counted, or its type where it is no tensor."""
+    """What a head returned, for an error where it is no scores to count: its shape, or its type if no tensor."""
     return str(list(value.shape)) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
@@ -154,7 +154,7 @@ _VECTORS = 2
 
 @dataclass(frozen=True)
 class Outputs:
-    """How what a model returns is read: which heads are in it, and what their scores mean.
+    """How the scores in what a model returns are read: which heads gave them, and what they mean.
 
     Attributes:
         heads: Names of the heads; empty where there is one.
@@ -220,7 +220,7 @@ class Outputs:
 
 
 def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:
-    """The activation with which a model ends, by which the scores of a head are read; ``""`` for none that is known."""
+    """What the scores of a head went through: the activation with which a model ends; ``""`` for none that is known."""
     after = anatomy.classify
     if isinstance(after, PerHead | EachHead):
         return _last(after.outputs[after.names.index(name)]) if name in after.names else ""

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @strict_arguments
 def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None) -> Model:
-    """Replace the layer that draws a map for each keypoint; everything else keeps its weights.
+    """Swap the layer that draws a map for each keypoint for a new one; everything else keeps its weights.
 
     Args:
         model: A keypoint detector from ``zoo.get`` or ``zoo.adopt``; changed in place.
@@ -89,7 +89,7 @@ def swap_keypoints(model: Model, num_keypoints: int, *, seed: int | None = None)
 
 
 def keypoint_site(model: nn.Module) -> str:
-    """Path of the layer for keypoints, the head of a detector that a swap replaces for another number of them.
+    """Path of the layer that :func:`swap_keypoints` swaps, which draws a map for each keypoint.
 
     Raises:
         NotSupported: The model finds no keypoints.
@@ -169,7 +169,7 @@ def swap_head(
         anatomy, sites, shape, gone = _place(bare, edit.anatomy, sites, at, input_size, keep_hidden=keep_hidden)
         with seeded(seed, bare):
             record["head"] = head = made_for(sites[0], head)
-        after = _after(anatomy, sites, head)
+        after = _after_swap(anatomy, sites, head)
         new, counts = _new_heads(bare, sites, head if after is None else scores_only(head), shape, seed)
         names = _names_kept(metadata_of(bare), bare, new[0], counts)
         num_classes = sum(counts.values()) if isinstance(counts, dict) else counts
@@ -267,7 +267,7 @@ def _sites_to_swap(model: nn.Module) -> tuple[Head, ...]:
 
 
 def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> _Place:
-    """The place of a head that is given the feature map, found by running once."""
+    """The place of a head that is swapped in on the feature map, found by running once."""
     anatomy = anatomy_of(model)
     if anatomy.features is None or anatomy.main is None:
         raise NotSupported(
@@ -312,8 +312,8 @@ def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
         ) from error
 
 
-def _after(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:
-    """What follows the head site once a swap has put ``head`` there; None where that ends the forward pass."""
+def _after_swap(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:
+    """What follows the new head once it is swapped in; None where that ends the forward pass."""
     after = one_head(anatomy)
     if after is None:
         check_output(head, sites)
@@ -334,7 +334,7 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
 
 
 def _plain_like(head: object, num_classes: int) -> int | MLPHead | None:
-    """A head of one layer, with the same activation and squeeze after its scores; none where there are no classes."""
+    """What goes beside a head that is swapped in: one layer with its activation and squeeze; None for no classes."""
     if num_classes == 0:
         return None
     if isinstance(head, MLPHead) and head.output:

@@ -97,7 +97,7 @@ def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: 
         return expected
     with evaluating(model):
         for channels in (expected, inputs):
-            given = _input_of(model, layer, _dark(layer, channels, size))
+            given = _input_of(model, layer, _black_image(layer, channels, size))
             if given is not None and given.shape[axis] == inputs:
                 return channels
     return expected
@@ -109,7 +109,7 @@ def inputs_of(layer: nn.Module) -> int:
 
 
 class _Reached(Exception):
-    """No error: the forward pass has come to the first layer, whose inputs show which channel they come from."""
+    """No error: stops the forward pass at the first layer, with what its filters are given."""
 
     def __init__(self, given: Tensor) -> None:
         self.given = given
@@ -117,7 +117,7 @@ class _Reached(Exception):
 
 def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, int]) -> list[int]:
     """For each input of first-layer filters the one channel of the image that it comes from; empty when unclear."""
-    axis, dark = _axis(layer), _dark(layer, channels, size)
+    axis, dark = _axis(layer), _black_image(layer, channels, size)
     base = _input_of(model, layer, dark)
     if base is None or base.shape[axis] != inputs_of(layer):
         return []
@@ -138,7 +138,7 @@ def _axis(layer: nn.Module) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
-def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+def _black_image(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
     """A black image, or frames of one: one channel after another is lit, to see which inputs of filters are of it."""
     weight = next(layer.parameters())
     frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
@@ -147,7 +147,7 @@ def _dark(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def _input_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
-    """Input of first-layer filters for an image, to count channels by; None when the model does not come that far."""
+    """What the filters of a first layer are given for an image; None when the model does not come that far."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
         raise _Reached(args[0])
@@ -170,7 +170,7 @@ def _divisors(number: int) -> Iterator[int]:
 
 
 def _unclear(layer: nn.Module, cause: str, hint: str) -> NotSupported:
-    """The error for filters of which it is unclear which input comes from which channel."""
+    """The error where it is unclear which channel of the image an input of the filters is of."""
     return NotSupported(f"cannot tell which input of {layer} comes from which channel", cause=cause, hint=hint)
 
 
@@ -304,7 +304,7 @@ _POLICIES: dict[Policy, Callable[[Tensor, int], Tensor]] = {
 
 
 def check_response(layer: nn.Module, plan: Plan, channels: int) -> None:
-    """Refuse to change the filters of a layer that computes them from its weight where that cannot be done.
+    """Refuse to change filters that a layer computes from its weight where they cannot respond as before.
 
     Raises:
         NotSupported: A channel cannot start silent, or the size of the responses cannot be kept.

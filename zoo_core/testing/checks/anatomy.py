@@ -58,7 +58,7 @@ def check_paths(card: Card) -> None:
 
 
 def _check_layer(card: Card, model: nn.Module, head: Head) -> None:
-    """A head site is the layer itself, and no hook changes what it gives: neither outlives a swap."""
+    """Check that a head site in the anatomy is the layer itself, without hooks: a swap would lose all beside it."""
     site = model.get_submodule(head.path)
     layers = [path for path, module in site.named_modules() if next(module.parameters(recurse=False), None) is not None]
     require(
@@ -114,7 +114,7 @@ def check_in_features(card: Card) -> None:
 
 
 def _check_site(card: Card, head: Head, call: Call) -> None:
-    """A head site is given as many features, and gives as many scores, as the anatomy says."""
+    """Check that a head site is given as many features, and gives as many scores, as the anatomy says."""
     axis = 1 if head.kind.startswith("conv") else -1
     size, width = call.given[axis], call.made[axis]
     require(size == head.in_features, f"{card.id}: {head.path!r} is given {size} features, not {head.in_features}")
@@ -129,7 +129,7 @@ def _check_site(card: Card, head: Head, call: Call) -> None:
 
 
 def main_of(card: Card, model: nn.Module) -> Head:
-    """The main head site that the anatomy names.
+    """The main head site, as the anatomy that a check looks at says; a finding or a refusal where it says none.
 
     Raises:
         NotSupported: There is none, for a reason that the anatomy gives.
@@ -144,5 +144,5 @@ def main_of(card: Card, model: nn.Module) -> Head:
 
 
 def inside(name: str, sites: Sequence[str]) -> bool:
-    """Whether the tensor ``name`` is inside one of the head sites of an anatomy, or of other modules at these paths."""
+    """For the checks, whether the tensor ``name`` is inside one of an anatomy's head sites, or of other modules."""
     return any(name.startswith(f"{site}.") for site in sites)

@@ -53,8 +53,8 @@ def check_builds(card: Card) -> None:
     )
     main = anatomy_of(model).main
     if main is None:
-        _called(card, model)
-        has_classes = card.task in (*_DENSE, "classification") and card.num_classes > 0 and not _traced(card)
+        _call_built(card, model)
+        has_classes = card.task in (*_DENSE, "classification") and card.num_classes > 0 and not _is_traced(card)
         require(
             not has_classes,
             f"{card.id}: its card says a model of {card.num_classes} classes, and its anatomy has no head; "
@@ -63,7 +63,7 @@ def check_builds(card: Card) -> None:
         return
     classes = f"{card.id}: the card says {card.num_classes} classes"
     require(main.num_classes == card.num_classes, f"{classes}, and head site {main.path!r} gives {main.num_classes}")
-    scores = _called(card, model)
+    scores = _call_built(card, model)
     if card.task in DETECTORS:  # they give boxes, as many as they find
         return
     shape = tuple(next(tensors(scores)).shape)
@@ -89,8 +89,8 @@ _DENSE = ("segmentation", "video")
 _VIDEO_AXES = 5
 
 
-def _called(card: Card, model: nn.Module) -> object:
-    """Call the model as those of its task are called: its scores, as the anatomy finds them, or all without a head."""
+def _call_built(card: Card, model: nn.Module) -> object:
+    """Call a built model as those of its task are: its scores, as the anatomy finds them, or all without a head."""
     try:
         with torch.no_grad():
             output = model(*inputs_of(card))
@@ -115,8 +115,8 @@ _CALLS = {
 """What models are called with, by their task."""
 
 
-def _traced(card: Card) -> bool:
-    """Whether the anatomy to check is traced, because its family declares none."""
+def _is_traced(card: Card) -> bool:
+    """Whether the check of builds gets a traced anatomy, because the family of the model declares none."""
     return current_zoo().member(card.family).family.anatomy is None
 
 
@@ -150,7 +150,7 @@ def check_side_effects(card: Card) -> None:
 
 
 def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
-    """The model once more, as its library makes it; refused where building it has a side effect on the process."""
+    """Build the model once more for the check, as its library makes it; a side effect on the process is a finding."""
     with (
         seeded(_SEED),
         started_from(_SEED) as before,
@@ -159,7 +159,7 @@ def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
         files_left() as files,
         temporary_folder() as temporary,
     ):
-        fresh = _fresh(card, metadata_of(model).options)
+        fresh = _build_anew(card, metadata_of(model).options)
         seed, states = torch.initial_seed(), random_states()
     label = f"{card.id}: building it"
     require(not changes, f"{label} changes {', '.join(changes)} for the whole process")
@@ -178,8 +178,8 @@ def _build(card: Card, model: nn.Module) -> tuple[nn.Module, list[str]]:
     return fresh, changes
 
 
-def _fresh(card: Card, options: Mapping[str, object]) -> nn.Module:
-    """A new model from its library's constructor, built to see what else that changes."""
+def _build_anew(card: Card, options: Mapping[str, object]) -> nn.Module:
+    """Build a model anew by its library's constructor, to check what side effects that has."""
     builder = current_zoo().member(card.family).builder(card)
     try:
         with without_values():
@@ -189,7 +189,7 @@ def _fresh(card: Card, options: Mapping[str, object]) -> nn.Module:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters and buffers of a model by name, which asking for its anatomy must not change."""
+    """The parameters and buffers of a model that was built, by name, on which the check looks for side effects."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
@@ -262,7 +262,7 @@ def _check_released(card: Card, references: dict[str, weakref.ref[torch.Tensor]]
 
 
 def _check_tensors_left(card: Card, model: nn.Module, anatomy: Callable[[nn.Module], Any]) -> None:
-    """Asking for the anatomy leaves no tensor in memory."""
+    """Check that asking a built model for its anatomy has no side effect on memory: no tensor is left there."""
     before = _count_tensors()
     anatomy(model)
     more = _count_tensors() - before
@@ -276,12 +276,12 @@ def _check_tensors_left(card: Card, model: nn.Module, anatomy: Callable[[nn.Modu
 
 
 def _count_tensors() -> int:
-    """How many tensors the process has in memory."""
+    """How many tensors the process has in memory, to check that none is left there as a side effect."""
     return sum(type(each) is torch.Tensor or type(each) is nn.Parameter for each in gc.get_objects())
 
 
 def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Callable[[nn.Module], Any]) -> None:
-    """Asking for the anatomy each time gives one answer, and changes neither the model nor the process."""
+    """Check that asking a built model for its anatomy gives one answer each time, and has no side effect."""
     label = f"{card.id}: asking for its anatomy"
     tensors = {} if by_shapes(card) else {name: tensor.clone() for name, tensor in _tensors(model)}
     before, states = dict(marks_of(fresh)), random_states()
@@ -303,7 +303,7 @@ def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Call
 
 
 def marks_of(model: nn.Module) -> Iterable[tuple[str, object]]:
-    """All of a model that a side effect would change: versions of parameters, bytes of buffers, modes, hooks, numbers.
+    """All of a built model that a side effect may change: parameters' versions, buffers' bytes, modes, hooks, numbers.
 
     torch counts a write to the statistics of a norm in eval mode too, so that their values are compared.
     """
@@ -324,12 +324,12 @@ def marks_of(model: nn.Module) -> Iterable[tuple[str, object]]:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """The bytes of a buffer, by which a side effect on it is seen."""
+    """The bytes of a buffer, by which the check of builds sees a side effect on it."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _comparable(value: Any) -> object:
-    """A value of an anatomy in a form that is equal where asking twice gives the same, without side effects."""
+    """A value of a built model's anatomy in a form that is equal where asking twice gives the same, for the check."""
     if isinstance(value, tuple | list):
         return [_comparable(each) for each in value]
     if isinstance(value, partial):

@@ -63,7 +63,7 @@ def _gives_the_same(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
 
 
 def check_save(card: Card) -> None:
-    """``zoo.save`` and ``zoo.load`` bring back a model with another head and a frozen backbone, bit for bit."""
+    """``zoo.save`` and ``zoo.load`` make a copy of a model with another head and a frozen backbone, bit for bit."""
     need_values(card)
     model = copy.deepcopy(model_under_test(card))
     if anatomy_of(model).heads:

@@ -37,7 +37,7 @@ _MOST_OTHER_TOKENS = 16
 
 
 def check_depths(card: Card) -> None:
-    """Layers run in the order of their depths: none between two stages belongs to neither, or to a later one."""
+    """Layers run in order of the depths a model is cut by: none between two stages is of neither, or of a later one."""
     model, stages = model_under_test(card), anatomy_of(model_under_test(card)).stages
     _need_images(card, anatomy_of(model))
     last = len(stages) + 1  # heads run in any order, and what is before one of several after another
@@ -73,7 +73,7 @@ def check_features(card: Card) -> None:
         for stage in anatomy.stages:
             check_map(card, stage, maps[stage.name])
         middle = anatomy.stages[len(anatomy.stages) // 2].name
-        front = _ran(
+        front = _run_verb(
             card, f"the front of zoo.truncate(model, after={middle!r})", lambda: truncate(model, after=middle)(x)
         )
         require(same(front, maps[middle]), f"{card.id}: the front up to {middle} gives another map than its stage")
@@ -83,7 +83,7 @@ def check_features(card: Card) -> None:
 
 
 def _check_reads(card: Card, model: nn.Module, anatomy: Anatomy, x: Tensor) -> None:
-    """What ``read`` takes for ``zoo.features`` out of what a module gives is in its graph."""
+    """Check that what ``zoo.features`` gets by a stage's ``read`` out of what a module gives is in its graph."""
     reading = [stage for stage in anatomy.stages if stage.read]
     if not reading:
         return
@@ -107,8 +107,8 @@ def _need_images(card: Card, anatomy: Anatomy) -> None:
         raise NotChecked(f"{card.id} has no stages")
 
 
-def _ran(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) -> Any:
-    """Run a verb that cuts the model at its stages; what it raises is a finding."""
+def _run_verb(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) -> Any:
+    """Run a verb that cuts the model at its stages, such as that for features; what it raises is a finding."""
     try:
         with torch.no_grad():
             return run()
@@ -125,7 +125,7 @@ def _ran(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) ->
 def _check_encoder(card: Card, model: nn.Module, anatomy: Anatomy, maps: Mapping[str, Tensor], x: Tensor) -> None:
     """``zoo.encoder`` gives the maps that ``zoo.features`` gives, with the channels that it names."""
     made = Encoder(model)
-    outputs = _ran(card, "zoo.encoder", lambda: made(x))
+    outputs = _run_verb(card, "zoo.encoder", lambda: made(x))
     for name, channels, output in zip(made.names, made.channels, outputs, strict=True):
         label = f"{card.id}: the map {name} of zoo.encoder"
         require(output.shape[1] == channels, f"{label} has {output.shape[1]} channels, not {channels}")
@@ -152,7 +152,7 @@ def check_branch(card: Card) -> None:
     if anatomy.main is None:
         raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
     last = anatomy.stages[-1].name
-    scores = _ran(
+    scores = _run_verb(
         card,
         f"zoo.branch(model, at={last!r})",
         lambda: branch(model, at=last, heads=_BRANCHES, seed=0)(example(card)),

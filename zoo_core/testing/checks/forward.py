@@ -87,7 +87,7 @@ def _check_leaves_alone(card: Card, model: nn.Module) -> None:
 
 
 def _brighter(x: tuple[Any, ...]) -> Any:
-    """Other images than those of the last forward, of the same size."""
+    """Brighter images than those that a checked forward took last, of the same size."""
     return tree_map(lambda each: each + 1 if isinstance(each, Tensor) else each, x)
 
 
@@ -114,7 +114,7 @@ def _marks(model: nn.Module) -> Iterator[tuple[str, object]]:
 
 
 def _numbers(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """The numbers in attributes of a model, which forward may set once for all images of a size."""
+    """The numbers in attributes of a model, for the check: forward may set them once for all images of a size."""
     for path, module in model.named_modules():
         plain = {name: value for name, value in vars(module).items() if type(value) in (bool, int, float)}
         yield from ((f"the attribute {path}{'.' if path else ''}{name}", value) for name, value in plain.items())
@@ -167,7 +167,7 @@ def _difference(card: Card, model: nn.Module, x: Tensor) -> str | None:
 
 
 def _tensors_in(model: nn.Module) -> int:
-    """How many tensors the modules keep of a forward in their attributes, and in lists and dicts there."""
+    """How many tensors the modules keep of a checked forward in their attributes, and in lists and dicts there."""
     return sum(isinstance(each, Tensor) for module in model.modules() for each in tree_leaves([*vars(module).values()]))
 
 
@@ -185,7 +185,7 @@ def _check_device(card: Card, model: nn.Module) -> None:
 
 
 def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
-    """Forward by the parts of the split, without values, takes a batch of three where forward does; others have two."""
+    """Check that forward by the parts of the split, without values, takes a batch of three where the model does."""
     with torch.no_grad():
         try:
             expected = [*scores_of(model, *arguments(card, x)).shape]
@@ -217,7 +217,7 @@ def _require_one_device(card: Card, model: nn.Module, inputs: tuple[Any, ...], w
 
 
 class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
-    """Notes where torch is given a tensor on the CPU beside one on the meta device.
+    """Notes where forward gives torch a tensor on the CPU beside one on the meta device.
 
     What is copied to the CPU has no values there and becomes zeros, so that the run goes on.
     """
@@ -245,7 +245,7 @@ class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
 
 
 def check_other_inputs(card: Card) -> None:
-    """Forward and split use the same layers and dtypes, whatever the size, the dtype and the values of the images.
+    """Forward uses the same layers and dtypes as the split, whatever the size, the dtype and the values of the images.
 
     They run without values, which takes no time; a forward that looks at values runs on darker and brighter images.
 
@@ -263,7 +263,7 @@ def check_other_inputs(card: Card) -> None:
     needs_values = False
     try:
         with torch.enable_grad():
-            small = _layers(card, model, parts, x)
+            small = _left_out_by_forward(card, model, parts, x)
     except NonConformance:
         raise
     except Exception:  # noqa: BLE001 - whatever a model without values raises
@@ -276,8 +276,8 @@ def check_other_inputs(card: Card) -> None:
         _check_values(card)
 
 
-def _layers(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> set[str]:
-    """The parameters that the split computes with and forward does not; refused where it is the other way round."""
+def _left_out_by_forward(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> set[str]:
+    """The parameters that forward leaves out and the split computes with; the other way round is a finding."""
     theirs = parameters_used(model, scores_of(model, x))
     ours = parameters_used(model, next(tensors(parts(x))))
     missing = [name for name in theirs if name not in ours]
@@ -288,7 +288,7 @@ def _layers(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> set[st
 
 
 def _check_size(card: Card, model: nn.Module, parts: nn.Module, known: set[str]) -> None:
-    """For images of the size of the card forward and split compute with the same parameters too."""
+    """Check that forward, for images of the size of the card, computes with the same parameters as the split."""
     x = torch.zeros(2, *card.input_size, device="meta")
     try:
         with torch.enable_grad():
@@ -304,7 +304,7 @@ def _check_size(card: Card, model: nn.Module, parts: nn.Module, known: set[str])
 
 
 def _check_released(card: Card, backbone: nn.Module, x: Tensor) -> None:
-    """Features that were computed are gone from memory once nothing refers to them and others were computed."""
+    """Check that a forward of features keeps none in memory once nothing refers to them and others were computed."""
     with torch.no_grad(), MetaShapes():
         kept = [weakref.ref(each) for each in tensors(backbone.features(x.clone()))]  # type: ignore[operator] # a part
         backbone.features(x.clone())  # type: ignore[operator] # as above
@@ -318,7 +318,7 @@ def _check_released(card: Card, backbone: nn.Module, x: Tensor) -> None:
 
 
 def _check_dtype(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
-    """In float64 the split computes no more of its steps in float32 than forward does."""
+    """Check that forward in the dtype float64 computes in float32 in as many steps as the split, or more."""
     model, parts = model.double(), parts.double()
     counts = []
     with torch.no_grad(), MetaShapes():
@@ -359,7 +359,7 @@ class _InFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
 
 
 def _check_values(card: Card) -> None:
-    """A forward that looks at values takes the way of the split for darker, brighter and louder images too."""
+    """Check that forward, if it looks at values, takes the way of the split for darker and brighter images too."""
     model = noisy(card)
     parts = nn.Sequential(*split(model))
     heads = [head.path for head in anatomy_of(model).heads if head.role == "main"]
@@ -380,7 +380,7 @@ def _check_values(card: Card) -> None:
 
 
 def _others(x: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """Images of other values than those under test, with a word for them."""
+    """Images of other values than those under test, that forward may take another way for, with a word for them."""
     yield "darker", x - 3
     yield "brighter", x + 3
     yield "louder", 16 * x
@@ -388,7 +388,7 @@ def _others(x: Tensor) -> Iterable[tuple[str, Tensor]]:
 
 
 def check_compile(card: Card) -> None:
-    """``torch.compile`` keeps the outputs, and breaks the graph no more often than the library's own model.
+    """Forward under ``torch.compile`` keeps the outputs, with no more graph breaks than the library's own model.
 
     A dear check, for a sample of models. The graph is captured and run by torch itself, without a code generator.
     """
@@ -414,7 +414,7 @@ def check_compile(card: Card) -> None:
 
 
 def _graph_breaks(model: nn.Module, x: tuple[Any, ...]) -> int:
-    """Count the graph breaks of ``torch.compile``: a copy may have no more than the library's own model."""
+    """Count the graph breaks of forward under ``torch.compile``, of a copy and of the library's own model."""
     torch._dynamo.reset()  # noqa: SLF001 - as above
     with torch.no_grad():
         return int(torch._dynamo.explain(model)(*x).graph_break_count)  # noqa: SLF001 - as above

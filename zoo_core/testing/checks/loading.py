@@ -55,7 +55,7 @@ _SEED = 20_261_129
 
 
 def check_values(card: Card) -> None:
-    """Built without initial values and then given those of a file, it is the model that its constructor makes.
+    """Built without initial values and then loaded with those of a file, it is the model that its constructor makes.
 
     ``zoo.get`` leaves the drawing of values out where a file replaces them. That is wrong for a constructor that
     computes something else from them, and ``Card.needs_values`` has to say so.
@@ -83,9 +83,11 @@ def check_values(card: Card) -> None:
     _compare(card, "parameter", ordinary, quick, nn.Module.named_parameters)
     _compare(card, "buffer", ordinary, quick, nn.Module.named_buffers)
     frozen = [{name for name, p in model.named_parameters() if not p.requires_grad} for model in (ordinary, quick)]
-    _require(card, frozen[0] == frozen[1], f"it has {len(frozen[1])} frozen parameters instead of {len(frozen[0])}")
-    _require(card, _ties(ordinary) == _ties(quick), "other parameters are one and the same")
-    _require(card, right, "it gives other outputs from the same parameters and buffers")
+    _require_loaded(
+        card, frozen[0] == frozen[1], f"it has {len(frozen[1])} frozen parameters instead of {len(frozen[0])}"
+    )
+    _require_loaded(card, _ties(ordinary) == _ties(quick), "other parameters are one and the same")
+    _require_loaded(card, right, "it gives other outputs from the same parameters and buffers")
 
 
 def _check_loaded(card: Card, model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -135,7 +137,7 @@ def _without_values(card: Card) -> nn.Module | None:
 
 @contextmanager
 def _visibly_empty() -> Iterator[None]:
-    """Inside the block, memory without initial values holds NaN, and not what an earlier model left there, say."""
+    """Inside the block, memory to load values into holds NaN, and not what an earlier model left there, say."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     try:
@@ -151,22 +153,22 @@ def _compare(
     quick: nn.Module,
     of: Callable[[nn.Module], Iterable[tuple[str, Tensor]]],
 ) -> None:
-    """Require that a model built without initial values has the same tensors as one that was built with them."""
+    """Require that a model built without values, and then loaded, has the same tensors as one built with them."""
     theirs, ours = dict(of(ordinary)), dict(of(quick))
     other = [name for name in theirs if name not in ours or not same(ours[name], theirs[name])]
-    _require(card, not other, f"the {kind} {', '.join(map(repr, other[:5]))} is another one")
+    _require_loaded(card, not other, f"the {kind} {', '.join(map(repr, other[:5]))} is another one")
 
 
 def _ties(model: nn.Module) -> list[set[str]]:
-    """The names of each parameter that has several, which building without initial values must not untie."""
+    """The names of each parameter that has several: building without values and loading must not untie them."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
     return [each for each in names.values() if len(each) > 1]
 
 
-def _require(card: Card, right: bool, finding: str) -> None:  # noqa: FBT001 - as in require
-    """Raise a finding about building without initial values unless the condition holds."""
+def _require_loaded(card: Card, right: bool, finding: str) -> None:  # noqa: FBT001 - as in require
+    """Raise a finding about loading values into a model built without them unless the condition holds."""
     if right:
         return
     raise NonConformance(
@@ -177,7 +179,7 @@ def _require(card: Card, right: bool, finding: str) -> None:  # noqa: FBT001 - a
 
 
 def check_state(card: Card) -> None:
-    """What converts a file gives the names of the model, and the options of its weights build one with their classes.
+    """What converts a file to load gives the model's names; the options of its weights build one with their classes.
 
     No file is fetched: a state dict in the model's own layout goes through ``convert``, which has to leave it loadable.
     """
@@ -200,7 +202,7 @@ def check_state(card: Card) -> None:
 
 
 def _check_entry(card: Card, weights: Weights) -> int:
-    """Check one weights entry, and say how many classes its model has; 0 for one without a head."""
+    """Check what loading makes of a weights entry, and say how many classes its model has; 0 without a head."""
     label = f"{card.id}@{weights.tag}"
     model = _model_for(card, weights)
     main = anatomy_of(model).main
@@ -219,7 +221,7 @@ def _check_entry(card: Card, weights: Weights) -> int:
 
 
 def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
-    """What a weights entry ignores is nothing that the model learns, and what its file may lack is not most of it."""
+    """Check what loading ignores in a file and lets it lack: nothing that the model learns, and not most of it."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     for pattern in weights.ignore:
         own = sum(size for name, size in sizes.items() if fnmatchcase(name, pattern))
@@ -241,7 +243,7 @@ def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
 
 
 def _check_crop(card: Card, weights: Weights) -> None:
-    """The model takes images as the preprocessing of its weights entry crops them, where it takes those of its card."""
+    """Check that the model of a file to load takes images as its preprocessing crops them, if it takes its card's."""
     crop = weights.preprocessing.crop
     if crop is None or len(card.input_size) != _IMAGE or tuple(crop) == card.input_size[1:] or card.task in DETECTORS:
         return
@@ -261,7 +263,7 @@ def _check_crop(card: Card, weights: Weights) -> None:
 
 
 def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
-    """The conversion of a weights entry keeps a file in the model's own layout, and the model itself, as they are."""
+    """Check that loading converts a file in the model's own layout to the same, and keeps the model itself as it is."""
     layout = model.state_dict()
     if weights.convert is None or not all(isinstance(each, Tensor) for each in layout.values()):
         return  # what a quantised model keeps is no layout of a file that something could be converted from
@@ -312,7 +314,7 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
 
 
 def _check_other_classes(label: str, convert: str, own: dict[str, Tensor], model: nn.Module, heads: list[str]) -> None:
-    """Converting a file of more classes than the model has, as a user's own may be, keeps or refuses all of them."""
+    """Check that loading a file of more classes than the model has, as a user's own may be, keeps or refuses all."""
     more = {name: torch.cat([own[name]] * 2) for name in own if inside(name, heads) and own[name].dim()}
     state = _converted_or_refused(convert, {**own, **more}, model)
     if state is None:
@@ -326,7 +328,7 @@ def _check_other_classes(label: str, convert: str, own: dict[str, Tensor], model
 
 
 def _check_other_files(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> None:
-    """Converting a file with a tensor too few does not hide it, and keeps no tensor in memory.
+    """Check that loading a file with a tensor too few does not hide it, and keeps no tensor in memory.
 
     One too many may be dropped: files of whole language models hold the text's tensors too, as those of Qwen do.
     """
@@ -354,7 +356,7 @@ def _converted_or_refused(convert: str, state: dict[str, Tensor], model: nn.Modu
 
 
 def _with_zeros(label: str, model: nn.Module) -> nn.Module:
-    """A copy of the model with values, for a weights conversion that fails without: a library's loader copies them.
+    """A copy of the model with values, to load by a conversion that fails without: a library's loader copies them.
 
     Raises:
         NotChecked: It is too large for that.
@@ -372,7 +374,7 @@ def _with_zeros(label: str, model: nn.Module) -> nn.Module:
 
 
 def _other_values(layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the same shapes that no model has, so that it is seen whose values a weights conversion returns.
+    """Tensors to load, of the model's shapes and of no model's values, so that it is seen whose a conversion gives.
 
     No two have the same values, nor have two channels of a norm.
     """
@@ -388,12 +390,12 @@ def _other_values(layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kept_tensor(converted: object, right: Tensor) -> bool:
-    """Whether a converted tensor is the one that the file has under its name."""
+    """Whether a tensor comes out of the conversion for loading as the file has it under its name."""
     return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
 
 
 def _model_for(card: Card, weights: Weights) -> nn.Module:
-    """The model that a weights entry is for, built with the options of the entry."""
+    """The model that the file of a weights entry is loaded into, built with the options of the entry."""
     if not weights.options:
         return model_under_test(card)
     model = construct(card, {**card.options, **weights.options}, own=weights.options, values=not by_shapes(card))
@@ -401,7 +403,7 @@ def _model_for(card: Card, weights: Weights) -> nn.Module:
 
 
 def _converted(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What the conversion of a weights entry makes of a state dict; whatever it raises is a finding."""
+    """What the conversion of a file's state dict makes of it for loading; whatever it raises is a finding."""
     try:
         result: Any = resolve_name(convert)(own, model)
     except Exception as error:  # a plugin's own code: whatever it raises is the finding

@@ -40,7 +40,7 @@ def check_split(card: Card) -> None:
 
 
 def _other_images(card: Card, model: nn.Module) -> Iterator[Tensor]:
-    """Images of larger values, in channels_last, and wider ones, where forward takes these: what is cut off hides."""
+    """Images to check the split with, if forward takes them: of larger values, in channels_last, and wider ones."""
     x = example(card, batch=1)
     others = [[16 * x]]
     if x.dim() == _IMAGES:
@@ -52,7 +52,7 @@ def _other_images(card: Card, model: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_taken(model: nn.Module, x: Tensor) -> bool:
-    """Whether forward takes these images, to compare the split with it, and gives numbers."""
+    """Whether forward takes these images and gives numbers, so that the check can compare the split with it."""
     try:
         with torch.no_grad():
             return bool(scores_of(model, x).isfinite().all())
@@ -61,7 +61,7 @@ def _is_taken(model: nn.Module, x: Tensor) -> bool:
 
 
 def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
-    """Require that the parts of a split give what the whole gives; whether that proves it, since two images differ."""
+    """Check that the parts of the split give what the model gives; whether that proves it, since two images differ."""
     backbone, head = split(model)
     ours: Any = x
     steps: dict[str, Callable[[Any], Any]] = {"features": backbone.features, "pool": backbone.pool, "head": head}
@@ -82,7 +82,7 @@ def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
 
 
 def noisy(card: Card) -> nn.Module:
-    """A copy to split, with noise on all that has values, so that a check shows what the split leaves out.
+    """A copy of the model under test, with noise on all that has values, so that a check shows what its split omits.
 
     A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
     it may be a variance.

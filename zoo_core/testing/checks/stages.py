@@ -84,7 +84,7 @@ def _check_names(card: Card, anatomy: Anatomy) -> None:
 
 
 def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
-    """No module belongs to two stages."""
+    """Check of the stages that no module belongs to two of them."""
     owner: dict[str, str] = {}
     for stage in stages:
         for path in stage.modules:
@@ -127,7 +127,7 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
 
 
 def check_map(card: Card, stage: Stage, output: Any) -> torch.Tensor:
-    """Check that what a stage gives is a map, and give it."""
+    """Check of the stages that what one gives in a forward pass is a map; gives that."""
     require(
         isinstance(output, torch.Tensor),
         f"{card.id}: stage {stage.name}: {stage.output!r} gives a {type(output).__name__}, not a map; "

@@ -114,7 +114,7 @@ def check_in_channels(card: Card) -> None:
 
 
 def _channel_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The integers that an adapted model takes for its number of input channels, by path; those of layers are theirs.
+    """The integers that the check of the stem takes for numbers of input channels, by path; those of layers are theirs.
 
     A layer inside, of which another number of channels comes in, has a weight of that width.
     """
@@ -234,7 +234,7 @@ def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]
 
 
 def _is_one_of(images: list[Tensor], given: Tensor) -> bool:
-    """Whether a layer, such as the stem, is given one of the images themselves."""
+    """Whether a layer is given one of the images themselves, as the check of the stem has to know."""
     return any(
         given is x or (not given.is_meta and given.shape == x.shape and given.data_ptr() == x.data_ptr())
         for x in images

@@ -94,7 +94,7 @@ def _check_left(
 
 
 def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
-    """Tensors outside the head sites that may hold a number for each old class, and so outlive a swap."""
+    """Tensors outside the head sites that the check of swaps finds to have, perhaps, a number for each old class."""
     known = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return [
         name
@@ -134,7 +134,7 @@ def _swapped_scores(card: Card, model: nn.Module, sites: list[str]) -> Tensor:
 
 
 def _of_other_classes(card: Card, model: nn.Module) -> nn.Module | None:
-    """The same model made for the classes of the swap; None where no argument of its constructor says them."""
+    """The model made for the classes of the swap, to check that with it; None where no argument of its says them."""
     main = main_of(card, model)
     for name in _class_arguments(card):
         try:
@@ -159,7 +159,7 @@ def _class_arguments(card: Card) -> list[str]:
 
 
 def _known_arguments(card: Card) -> Mapping[str, inspect.Parameter]:
-    """The arguments that the constructor of a model to swap the head of says it takes."""
+    """The arguments that a constructor says it takes, for the check of swaps to find that of the classes."""
     try:
         return inspect.signature(current_zoo().member(card.family).builder(card)).parameters
     except (ValueError, TypeError):  # a class of C, or of a metaclass that does not say
@@ -179,7 +179,7 @@ def _gives_old(card: Card, model: nn.Module) -> bool:
 
 
 def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
-    """Layers that a swap may have left: with as many outputs as an old head had, or four for each."""
+    """Layers that the check suspects a swap to have left: with as many outputs as an old head had, or four for each."""
     counts = [before[f"{path}.weight"].shape[0] for path in _head_paths(model) if f"{path}.weight" in before]
     old = {count * outputs for count in counts for outputs in (1, _BOX)}
     for path, module in model.named_modules():
@@ -188,25 +188,25 @@ def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]
 
 
 def width_of(module: nn.Module) -> int | None:
-    """How many outputs a layer has before or after a swap; None for one that is neither linear nor a convolution."""
+    """How many outputs a layer has, to check a swap by; None for one that is neither linear nor a convolution."""
     weight = getattr(module, "weight", None)
     return weight.shape[0] if isinstance(weight, torch.Tensor) and weight.dim() > 1 else None
 
 
 def _head_paths(model: nn.Module) -> list[str]:
-    """The paths of all head sites that a swap replaces."""
+    """The paths of all head sites that the swap under check replaces."""
     return [head.path for head in anatomy_of(model).heads]
 
 
 def class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The integers that a model still takes for its number of classes after a swap, by path; configs included."""
+    """The integers that the check of swaps takes for a model's numbers of classes, by path; configs included."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             yield from _attribute_counts(f"{path}.{name}".lstrip("."), name, value)
 
 
 def _attribute_counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
-    """Class counts in an attribute of a swapped model: an integer that is called so, or those of its config."""
+    """Class counts that the check of swaps finds in an attribute: an integer that is called so, or its config's."""
     if type(value) is int and ("class" in name or "label" in name):
         yield path, value
     elif name == "config":

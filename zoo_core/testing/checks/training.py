@@ -140,13 +140,13 @@ def check_freeze(card: Card) -> None:
 
 
 def _trained_on(card: Card, model: nn.Module) -> object:
-    """What a swapped model gives while it trains; an output object is a mapping of tensors, or says where they are."""
+    """What a model in a check of training gives; an output object is a mapping of tensors, or says where they are."""
     made: object = model(*inputs_of(card, train=True))
     return made if next(tensors(made), None) is not None else anatomy_of(model).scores_in(made)
 
 
 def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
-    """What a swapped model trains on, auxiliary scores included, is of the new classes; or losses."""
+    """Check that what a model trains on after a swap, auxiliary scores included, is of the new classes; or losses."""
     main = main_of(card, model)
     axis = -1 if main.tokens else 1
     shapes = [tuple(each.shape) for each in scores if each.dim() > 1]

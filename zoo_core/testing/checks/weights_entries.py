@@ -143,7 +143,7 @@ def _check_files(label: str, weights: Weights) -> None:
 
 
 def _check_numbers(label: str, weights: Weights) -> None:
-    """Size, metrics and recorded outputs of a weights entry are numbers that these can be."""
+    """Check that size, metrics and recorded outputs of a weights entry are numbers that these can be."""
     right = weights.size is None or weights.size > 0
     require(right, f"{label}: size {weights.size} is no number of bytes")
     for name, number in weights.metrics.items():
@@ -165,7 +165,7 @@ def _check_numbers(label: str, weights: Weights) -> None:
 
 
 def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The class names to check in a weights entry, listed in it or named by it."""
+    """The class names that a weights entry lists or refers to; a finding where what it refers to gives none."""
     if not isinstance(categories, str):
         return categories
     try:
@@ -185,7 +185,7 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
 
 @lru_cache(maxsize=64)
 def _named_class_names(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The class names that weights entries refer to, called for twice; they are the same for hundreds of entries."""
+    """Class names that weights entries refer to, called for twice to check them; the same for hundreds of entries."""
     return named(categories), named(categories)
 
 
@@ -214,7 +214,7 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
 
 @cache
 def _imagenet_names() -> tuple[str, ...]:
-    """ImageNet's class names, which weights entries should have in this order."""
+    """ImageNet's class names, which the check wants in this order in weights entries."""
     return named("imagenet_1k")
 
 

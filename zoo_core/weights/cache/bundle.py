@@ -63,7 +63,7 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
 
 
 def require_proven(cache: Cache, item: Kept) -> None:
-    """Refuse to export weights to a bundle or a mirror when their file in the cache is missing or bad.
+    """Refuse to write a bundle, or a mirror, of weights whose file in the cache is missing or bad.
 
     Raises:
         DigestMismatch: The object is missing or bad.

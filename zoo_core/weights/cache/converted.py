@@ -56,7 +56,7 @@ _NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
-    """State dict of an artefact, mapped from its converted copy in the cache where its own file cannot be.
+    """Map the state dict of an artefact, from its converted copy in the cache where its own file cannot be mapped.
 
     The copy is made on the first use, if the cache can be written. What is returned equals
     :func:`~zoo_core.weights.read_state_dict` of the artefact, bit for bit and in the same order.
@@ -319,7 +319,7 @@ _MOST = 16
 
 
 def open_own(path: Path) -> Checkpoint:
-    """What a checkpoint of the user's own holds, from its converted copy; that is made on the first use.
+    """Open a checkpoint of the user's own from its converted copy in the cache; make that on the first use.
 
     Args:
         path: Of the file, or of an index of shards.

@@ -122,7 +122,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
-    """Verify all in the inventory of the cache: hash every object again. Bad ones are moved aside.
+    """Go through the inventory of the cache and hash every object again; bad ones are moved aside.
 
     Converted copies are hashed too, and bad ones removed: they are made again.
 

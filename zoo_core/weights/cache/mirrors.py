@@ -66,7 +66,7 @@ def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
 
 
 def export_mirror(cache: Cache, kept: Iterable[Kept], folder: Path) -> int:
-    """Write weights from the cache as a mirror: ``<sha256>`` files, ``refs/`` and a list for ``sha256sum -c``.
+    """Write a mirror of weights in the cache: a tree of ``<sha256>`` files, ``refs/`` and a list for ``sha256sum -c``.
 
     What is there already stays, so that a mirror can grow.
 

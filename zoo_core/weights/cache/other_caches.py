@@ -85,7 +85,7 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
 
 
 def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
-    """The repository and paths on the hub of a file that is reused from the hub's own cache on this machine.
+    """Repository and paths on the hub of a file that is in the hub's cache, one of the other caches of this machine.
 
     Args:
         path: The file: a blob, or a link to one.
@@ -127,7 +127,7 @@ def _escaped(path: str) -> str:
 
 @dataclass(frozen=True)
 class Adopted:
-    """A file of this machine that is reused: taken into the cache instead of being fetched again.
+    """A file of another cache or folder of this machine that was taken into ours, instead of being fetched again.
 
     Attributes:
         path: The object in the cache.
@@ -141,7 +141,7 @@ class Adopted:
 
 
 def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
-    """Reuse a file that is on this machine already: take it into the cache, linked where it can be, else copied.
+    """Take a file of another cache or folder of this machine into ours, linked where it can be, else copied.
 
     A card without a digest is that of a file in the cache of the Hugging Face hub: the hub declared its digest.
 

@@ -41,7 +41,7 @@ def _links(folder: Path) -> Iterator[Leftover]:
 
 
 def remove(cache: Cache, kept: Iterable[Kept]) -> int:
-    """Remove weights from the cache, and prune the copies made of them, where no other name needs them.
+    """Prune the cache of some weights: remove them, and the copies made of them, where no other name needs them.
 
     Returns:
         How many bytes that freed.
@@ -117,7 +117,7 @@ def _is_shared(cache: Cache) -> bool:
 
 
 def _unused_features(cache: Cache, limit: float) -> Iterator[Leftover]:
-    """Cached features to prune: those that were last used before a limit."""
+    """Leftovers of the cache for pruning: files of features that were last used before a limit."""
     paths = files_in(cache.root / FEATURES)
     for folder in dict.fromkeys(path.parent for path in paths):
         files = [(path, no_follow.status(path)) for path in paths if path.parent == folder]

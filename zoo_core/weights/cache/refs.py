@@ -150,7 +150,7 @@ def parse_ref(text: str, path: Path) -> Ref:
         if line and (name not in _FIELDS or name in values):
             raise _malformed(path, number, f"{name[:40]!r} is not a field, or is there twice")
         if line:
-            _check(name, value, path, number)
+            _check_ref_field(name, value, path, number)
             values[name] = value
     missing = [name for name in _FIELDS if name not in values]
     if missing:
@@ -166,8 +166,8 @@ def parse_ref(text: str, path: Path) -> Ref:
     )
 
 
-def _check(name: str, value: str, path: Path, number: int) -> None:
-    """Refuse a value that cannot be that of a field of a ref."""
+def _check_ref_field(name: str, value: str, path: Path, number: int) -> None:
+    """Refuse a reference whose text gives a field a value that it cannot have."""
     if name == "sha256" and not digests.is_full(value):
         raise _malformed(path, number, f"{value[:80]!r} is not a SHA-256")
     if name == "file" and not _SAFE_FILE.fullmatch(value):

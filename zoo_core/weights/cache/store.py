@@ -159,13 +159,13 @@ class Cache:
 
 
 def fresh_ref(path: Path, digest: str, *, source: str, strength: str, stamp: Stamp) -> Ref:
-    """The ref that the store of objects writes for one that has just been proven and stored."""
+    """The ref to store for an object that has just been proven and put under ``objects/``."""
     return Ref(digest, stamp.size, path.name, source, strength, now(), stamp)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The entry of some weights in the cache: their ref, and the stored object that it names.
+    """What the store has of some weights: their ref, and the proven object under ``objects/`` that it names.
 
     Attributes:
         cache: The cache.

@@ -82,7 +82,7 @@ def is_averaged(words: str) -> bool:
 
 
 def is_teacher(words: str) -> bool:
-    """Whether a key or a prefix says that the candidate under it is a teacher, and no more than that.
+    """Whether a candidate is a teacher's state dict, by the key or prefix it is found under, and no more than that.
 
     Such are averages of the student in DINO, and another model in distillation.
     """
@@ -285,13 +285,13 @@ def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
 
 
 def _rank(each: Candidate) -> tuple[int, int, int]:
-    """The order of candidates: those under few keys and under the usual ones come first."""
+    """Rank of a candidate among those in a checkpoint: under few keys, and under the usual ones, comes first."""
     place = WRAPPERS.index(each.keys[0]) if each.keys and each.keys[0] in WRAPPERS else len(WRAPPERS)
     return len(each.keys), place if each.keys else -1, -len(each.tensors)
 
 
 def _module_state(module: Foreign) -> dict[str, Any]:
-    """The candidate in a whole module that was pickled: the state dict that its attributes would have made.
+    """The candidate in a whole module that a checkpoint has pickled: the state dict that its attributes make.
 
     Example:
         >>> _module_state(Foreign("acme.Net"))
@@ -328,7 +328,7 @@ def module_at(module: Foreign, prefix: str) -> Foreign | None:
 
 
 def with_names(module: Foreign, names: Mapping[str, str]) -> Foreign:
-    """A candidate from a whole ``nn.Sequential``, whose children have other names in place of their numbers."""
+    """A pickled ``nn.Sequential`` with names for its children's numbers, to find the candidates in it by these."""
     held = module.state.get("_modules") if isinstance(module.state, dict) else None
     if not isinstance(held, Mapping):
         return module
@@ -363,12 +363,12 @@ def unwrapped(module: Foreign) -> Foreign:
 
 
 def no_candidate(content: object, source: str | os.PathLike[str]) -> Unreadable:
-    """The error for a checkpoint without candidates: there is no state dict in it."""
+    """The error for a checkpoint in which no candidates are found: no state dict, in whatever wrapping."""
     parts = [content, *content.values()] if isinstance(content, Mapping) else []
     return Unreadable(
         f"{source} holds no state dict",
         expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
-        got=_outline(content),
+        got=_content_in_words(content),
         done="nothing in it was run",
         cause="it is the state of an optimizer: the model's is in another file of the same step"
         if any(isinstance(part, Mapping) and part.keys() >= _OPTIMIZER for part in parts)
@@ -377,8 +377,8 @@ def no_candidate(content: object, source: str | os.PathLike[str]) -> Unreadable:
     )
 
 
-def _outline(content: object) -> str:
-    """What is in a checkpoint that has no candidates, in words for the error."""
+def _content_in_words(content: object) -> str:
+    """What is found in a checkpoint that has no candidates, in words for the error."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     shown = ", ".join(f"{key!r:.60}: {type(value).__name__}" for key, value in list(content.items())[:6])

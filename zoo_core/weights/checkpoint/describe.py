@@ -171,7 +171,7 @@ def describe(checkpoint: Checkpoint) -> list[StateDict]:
 def _described(candidate: Candidate, known: Mapping[str, Signature], said: Collection[str]) -> StateDict:
     """The description of one state dict: numbers, sizes, and the models that it looks like."""
     tensors = candidate.tensors
-    prefix, matches = _best(tensors, known.values())
+    prefix, matches = _most_alike(tensors, known.values())
     if said:  # of models whose files are alike, the one that the file names
         matches.sort(key=lambda each: (-each.score, each.name.partition("/")[2] not in said))
     state = under(tensors, prefix)
@@ -214,8 +214,8 @@ def _names_in(content: object) -> set[str]:
     return result
 
 
-def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str, list[Match]]:
-    """The prefix without which what is described looks most like a known model, and the models it looks like then."""
+def _most_alike(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str, list[Match]]:
+    """What a checkpoint looks most like, to describe it: the prefix without which it does so, and the known models."""
     best: tuple[str, list[Match]] = (common_prefix(tensors), [])
     for prefix in _prefixes(tensors):
         for state in (under(tensors, prefix), without_parallel(under(tensors, prefix))):
@@ -226,7 +226,7 @@ def _best(tensors: Mapping[str, Any], known: Collection[Signature]) -> tuple[str
 
 
 def _prefixes(names: Mapping[str, Any]) -> list[str]:
-    """Prefixes to try when a checkpoint is described: none, what all names begin with, and what many do."""
+    """Prefixes to leave out in turn to describe what a checkpoint is: none, what all names begin with, what many do."""
     whole = common_prefix(names).split(".")[:-1]
     result = ["".join(f"{part}." for part in whole[:depth]) for depth in range(len(whole) + 1)]
     base = result[-1]

@@ -21,7 +21,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Fit:
-    """How the names of tensors in a file map onto those of a model.
+    """How names of the tensors in a file map onto those of a model: what prefix they have, and how many do.
 
     Attributes:
         prefix: What is before the names of the model in those of the file; ``""`` where nothing is.
@@ -85,7 +85,7 @@ def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
 def named_children(
     state: Mapping[str, Value], own: Collection[str], children: Sequence[str]
 ) -> tuple[str, dict[str, Value]] | None:
-    """Map the names of tensors in a file, numbers of an ``nn.Sequential``, onto the names of a model's children.
+    """Map names of tensors that number a model's children, as ``nn.Sequential`` does, onto the names of that model.
 
     Args:
         state: As ``nn.Sequential(*model.children())`` has it, under any prefix.

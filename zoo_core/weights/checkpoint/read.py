@@ -46,7 +46,7 @@ _HEAD = 512
 
 
 def file_in(path: Path) -> Path:
-    """The file of weights to read in a folder that a trainer wrote; any other path is itself.
+    """Which file of a checkpoint is read, where it is a folder as a trainer wrote it; any other path is itself.
 
     Args:
         path: Of a file or a folder.
@@ -63,7 +63,7 @@ def file_in(path: Path) -> Path:
     for name in _USUAL:
         if (path / name).is_file():
             return path / name
-    if latest := _latest(path):
+    if latest := _latest_folder(path):
         return file_in(latest)
     every = [each for each in inside if each.is_file() and each.name.endswith((*_WEIGHTS, INDEX))]
     indexes = [each for each in every if each.name.endswith(INDEX)]
@@ -83,16 +83,16 @@ def file_in(path: Path) -> Path:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The shards of a checkpoint to read without an index; none where one is missing, or there are other weights."""
-    named = _numbered(folder)
+    """Shards that a checkpoint is read from without an index; none where one is missing, or there are other weights."""
+    named = _numbered_shards(folder)
     sets = {(match[1], match[3], match[4]) for _, match in named}
     weights = [each for each in folder.iterdir() if each.name.endswith(_WEIGHTS)] if named else []
     whole = len(sets) == 1 and {int(match[2]) for _, match in named} == {*range(1, int(named[0][1][3]) + 1)}
     return [each for each, _ in named] if whole and len(named) == len(weights) == int(named[0][1][3]) else []
 
 
-def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
-    """The shards of a checkpoint to read, by the numbers in their names."""
+def _numbered_shards(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Files in the folder of a checkpoint that are read as its shards, by the numbers in their names."""
     if not is_folder(folder):
         return []
     every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(_WEIGHTS)]
@@ -101,12 +101,12 @@ def _numbered(folder: Path) -> list[tuple[Path, re.Match[str]]]:
 
 def _shard_cause(path: Path) -> str | None:
     """Why a folder of shards cannot be read: some are missing, and the index is too."""
-    named = _numbered(path)
+    named = _numbered_shards(path)
     return f"{len(named)} of {int(named[0][1][3])} shards are there, and no index of them" if named else None
 
 
-def _latest(path: Path) -> Path | None:
-    """The folder to read of the last step, as DeepSpeed names it in a file of one line."""
+def _latest_folder(path: Path) -> Path | None:
+    """Which folder in that of a checkpoint is read: the last step's, as DeepSpeed names it in a file of one line."""
     try:
         with (path / _LATEST).open(encoding="utf-8") as opened:
             name = opened.read(_LONGEST_NAME).strip()
@@ -125,7 +125,7 @@ def _next_step(path: Path, inside: list[Path]) -> str:
 
 
 def _zero_cause(path: Path) -> str | None:
-    """Why a folder of DeepSpeed's ZeRO cannot be read: its shards have to be put together first."""
+    """Why a checkpoint cannot be read from a folder of DeepSpeed's ZeRO: its shards must be put together first."""
     is_zero = (path / "zero_to_fp32.py").exists() or any(path.glob("*zero_pp_rank*"))
     return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
 
@@ -215,7 +215,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def open_outline(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint with names, shapes and dtypes alone, where these can be read without torch.
+    """Read a checkpoint, and what candidates are in it, by names, shapes and dtypes alone, where that needs no torch.
 
     Raises:
         Unreadable: As :func:`open_checkpoint` says.
@@ -288,7 +288,7 @@ def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
         Unreadable: The file is not there, broken, or no file of tensors.
     """
     file = expand(path)
-    head = _head(file)
+    head = _first_bytes(file)
     if sniff.is_safetensors(head):
         from zoo_core.weights.formats.safetensors import read_safetensors
 
@@ -297,16 +297,16 @@ def read_whole(path: str | os.PathLike[str]) -> tuple[object, bool]:
 
 
 def may_hold_more(path: str | os.PathLike[str]) -> bool:
-    """Whether a file to read may hold more than tensors by name, as its format allows.
+    """Whether reading a checkpoint may find more than tensors by name in its file, as its format allows.
 
     Raises:
         Unreadable: It is not there.
     """
-    return not sniff.is_safetensors(_head(expand(path)))
+    return not sniff.is_safetensors(_first_bytes(expand(path)))
 
 
-def _head(file: Path) -> bytes:
-    """Read the first bytes of a file of weights, before the reader for its format is chosen."""
+def _first_bytes(file: Path) -> bytes:
+    """Read the first bytes of a checkpoint's file, by which it is decided how the rest of it is read."""
     try:
         _require_file(file)
         with file.open("rb") as opened:

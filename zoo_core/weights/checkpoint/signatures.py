@@ -159,7 +159,7 @@ def write_signatures(signatures: Iterable[Signature]) -> bytes:
 
 
 def _hexadecimal(values: Iterable[int]) -> str:
-    """The hashes of a signature as text."""
+    """Hashes of the names and shapes in a state dict, as the text that its family's signatures have."""
     return " ".join(f"{value:x}" for value in values)
 
 

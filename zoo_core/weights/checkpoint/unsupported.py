@@ -57,7 +57,7 @@ def _kind_of_tensor(tensor: Any) -> str:
 
 
 def _is_beyond_memory(tensor: Any) -> bool:
-    """Whether a shape is unsupported, as torch computes no strides of it, of a tensor without numbers."""
+    """Whether a tensor is unsupported for its shape: without numbers, and of sizes for which torch has no strides."""
     return not tensor.is_nested and not tensor.numel() and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
 
 

@@ -34,7 +34,7 @@ def refuse_odd(path: Path) -> None:
 
 
 def refuse_mode(path: Path, mode: int) -> None:
-    """Refuse a mode of something on the disk that is not that of a plain file, where a download is to be written.
+    """Refuse to download to a place on the disk where, by its mode, something other than a plain file is.
 
     Args:
         path: Where it is.
@@ -98,7 +98,7 @@ def disk_error(folder: Path, error: OSError) -> CacheError:
 
 
 def read_error(path: Path, error: OSError) -> CacheError:
-    """The CacheError for a file that cannot be read from the disk."""
+    """What is wrong with the disk where a file on it cannot be read, as a CacheError."""
     return CacheError(
         f"cannot read {path}",
         got=error.strerror or str(error),
@@ -110,12 +110,12 @@ def read_error(path: Path, error: OSError) -> CacheError:
 
 
 def aside(path: Path) -> Path:
-    """Where on the disk a bad file is moved to, beside the place where it was."""
+    """Where a bad file goes on the disk that it was written to: beside its place there, under another name."""
     return path.with_name(f".{path.name}.bad")
 
 
 def move_aside(path: Path, stamp: Stamp) -> Path | None:
-    """Move a bad file on the disk out of the way, where a person can look at it; only the last one is kept.
+    """Move a bad file away on the disk it was written to, where a person can look at it; only the last one is kept.
 
     Args:
         path: The file.

@@ -38,7 +38,7 @@ def fetch_once(
     existing: Callable[[], Artefact | None],
     keep: Callable[[Artefact], Artefact] = lambda artefact: artefact,
 ) -> Artefact:
-    """Fetch a file from its sources, unless another process does so first.
+    """Fetch a file from the first of its sources that has it, unless another process does so first.
 
     Who waited in vain for another process, which was as patient as it should be, tries each source once.
 
@@ -61,7 +61,7 @@ def fetch_once(
 
     lock = request.folder / f".{request.stem}.lock"
     patience = request.policy.patience
-    with turn(lock, ready=ready, progress=lambda: _progress(request), patience=patience) as in_vain:
+    with turn(lock, ready=ready, progress=lambda: _others_progress(request), patience=patience) as in_vain:
         if result or ready():
             return result[0]
         with progress_bar(request.file, request.size, request.progress) as advance:
@@ -70,8 +70,8 @@ def fetch_once(
             return keep(download(request, advance))
 
 
-def _progress(request: Request) -> object:
-    """What changes while another process downloads the same file from its sources."""
+def _others_progress(request: Request) -> object:
+    """What changes on the disk while another process fetches the same file from its sources."""
     seen = []
     for path in partials(request.folder, request.stem):
         with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def download(request: Request, advance: Advance = lambda _done, _total: None) ->
 
 
 def _published(request: Request) -> Artefact | None:
-    """The file that another process has published meanwhile under the name of our download, when it is right."""
+    """The right file, where another process has fetched it from a source and renamed it meanwhile; None otherwise."""
     if not digests.is_full(request.sha256):
         return None
     final = request.final(request.sha256)
@@ -158,15 +158,15 @@ def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[st
             else:
                 if not request.sha256 or digests.agrees(partial.digest, request.sha256):
                     return True
-                wrong.append((partial.digest, _came(partial, source)))
+                wrong.append((partial.digest, _what_came(partial, source)))
             partial.restart()
         return False
     finally:
         source.close()
 
 
-def _came(partial: Partial, source: Source) -> str:
-    """What a source has sent, in words, for a reader who has to find out where it was exchanged."""
+def _what_came(partial: Partial, source: Source) -> str:
+    """What bytes a source had in place of the right ones, in words: to find out where they were exchanged."""
     what = f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}"
     return f"{what} ({source.route})" if source.route else what
 
@@ -188,7 +188,7 @@ def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> We
 
 
 def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing arrived") -> WeightsError:
-    """The error for a download from sources none of which gave the file.
+    """The error for a file that could be fetched from none of its sources, with what was wrong with each.
 
     Args:
         name: What was requested.

@@ -156,7 +156,7 @@ _SELF = secrets.token_hex(4)
 
 
 def own_name(stem: str) -> str:
-    """A name for a file that says which process has the ownership of it, and that no other will choose."""
+    """A name that tells other processes which one of them has the ownership of a file, and that none will choose."""
     return f".{stem}.{_host()}-{os.getpid()}-{_SELF}{secrets.token_hex(4)}{SUFFIX}"
 
 
@@ -198,7 +198,7 @@ def _lives(pid: int) -> bool:
 
 
 def lock(file: FileIO | int) -> bool | None:
-    """Whether the lock on an open file or folder, which proves the ownership, is ours; None where that is not known."""
+    """Take the lock that proves the ownership of an open file or folder: whether it is ours; None if not known."""
     if fcntl is None:
         return None
     try:
@@ -212,7 +212,7 @@ def lock(file: FileIO | int) -> bool | None:
 
 @contextlib.contextmanager
 def locked_folder(path: Path) -> Iterator[bool | None]:
-    """Hold the lock that proves the ownership of a folder: whether it is ours; None where there are no locks."""
+    """Hold the lock that proves a process's ownership of a folder: whether it is ours; None if there are no locks."""
     if fcntl is None:
         yield None
         return
@@ -225,7 +225,7 @@ def locked_folder(path: Path) -> Iterator[bool | None]:
 
 @contextlib.contextmanager
 def unfinished_folder(parent: Path, stem: str) -> Iterator[Path]:
-    """A folder for unfinished files that is ours alone, removed after the block; those of dead owners, before it.
+    """A folder in our ownership for unfinished files, removed after the block; those of dead owners, before it.
 
     Those are of the same stem, and left on this machine by processes of this user that were killed.
 
@@ -248,7 +248,7 @@ def unfinished_folder(parent: Path, stem: str) -> Iterator[Path]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a path is an unfinished folder in the ownership of this user, and no link to one, by its name too."""
+    """Whether a path is an unfinished folder that this user, and by its name a process, has ownership of; no link."""
     status = path.lstat()
     is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
     return is_own and stat.S_ISDIR(status.st_mode) and bool(OWNED.fullmatch(path.name))

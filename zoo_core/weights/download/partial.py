@@ -310,7 +310,7 @@ def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
 
 
 def _copied(path: Path, file: FileIO, stem: str) -> Partial:
-    """Copy the partial file of a process that may yet come back into one of our own."""
+    """Copy what has arrived in the partial file of a process that may yet come back into one of our own."""
     partial = Partial.new(path.parent, stem)
     try:
         while block := file.read(_BLOCK):
@@ -379,7 +379,7 @@ def remove(path: Path) -> None:
 
 
 def claim(path: Path) -> FileIO | None:
-    """Open a partial file to continue it, if its process is dead: it holds no lock, and was long silent or ended."""
+    """Open a partial file to let its rest arrive, if its process is dead: without a lock, and long silent or ended."""
     try:
         descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
     except OSError:
@@ -397,7 +397,7 @@ def claim(path: Path) -> FileIO | None:
 
 
 def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
-    """Seconds without a write to a partial file after which its process counts as dead.
+    """Seconds for which nothing may arrive in a partial file before the process that writes it counts as dead.
 
     Args:
         path: The partial.

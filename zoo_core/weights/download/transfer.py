@@ -218,7 +218,7 @@ class Transfer:
 
 
 class _Pace:
-    """The speed of a transfer: bytes for each second that we waited for them, and not for our own disk.
+    """How fast a source's bytes come over the line, by the time that we waited for them, and not for our own disk.
 
     Args:
         enough: Bytes a second at which one line is enough.

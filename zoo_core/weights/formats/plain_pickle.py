@@ -346,7 +346,7 @@ def _as_key(key: Any) -> Any:
 
 
 def _ordered(*pairs: Any) -> OrderedDict[Any, Any]:
-    """The OrderedDict that a plain pickle calls for, from nothing or one list of pairs."""
+    """An OrderedDict, read as data from the pickle language's call for it, with nothing or one list of pairs."""
     require(len(pairs) <= 1 and all(type(each) in (list, dict) for each in pairs))
     items = [item for each in pairs for item in (each.items() if type(each) is dict else each)]
     require(all(type(item) in (list, tuple) and len(item) == 2 for item in items))  # noqa: PLR2004 - a pair
@@ -365,7 +365,7 @@ def _set(*items: Any) -> set[Any]:
 
 
 def _encode(text: object, encoding: object = "latin1") -> object:
-    """Bytes in a plain pickle, as Python 3 writes them in protocol 2."""
+    """Bytes, read as data from the call by which the pickle language writes them in protocol 2."""
     require(isinstance(text, str) and encoding == "latin1")
     return str(text).encode("latin1")
 

@@ -107,7 +107,7 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
 
 
 def require_modest(shape: Sequence[int], flat: Tensor) -> None:
-    """Refuse to rebuild a tensor far larger than its storage, as one that repeats few numbers is.
+    """Refuse a tensor that is a view far larger than its storage, as one that repeats few numbers is.
 
     Raises:
         NotPlain: It would.
@@ -116,7 +116,7 @@ def require_modest(shape: Sequence[int], flat: Tensor) -> None:
 
 
 def _require_modest(view: int, storage: int) -> None:
-    """Refuse to rebuild a tensor of far more bytes than its storage has."""
+    """Refuse a view of a storage where its bytes are far more than those that the storage has."""
     require(view <= _FREE + 2 * storage, "a tensor in it repeats few numbers very often")
 
 

@@ -106,7 +106,7 @@ def _bytes(tensor: Tensor) -> memoryview | bytes:
 
 
 def _each_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of an aligned file, each once though it has several names, and which name each is found under."""
+    """Tensors to write as safetensors, each once though it has several names, and which name each is found under."""
     own: dict[str, Tensor] = {}
     first: dict[object, str] = {}
     names: dict[str, str] = {}

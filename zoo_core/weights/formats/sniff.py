@@ -152,7 +152,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether first bytes are those of safetensors: the length of a JSON header in eight bytes, and the header."""
+    """Whether a file is safetensors by its first bytes: the length of a JSON header in eight bytes, and the header."""
     length = int.from_bytes(head[:8], "little")
     return len(head) > 9 and 2 <= length <= 100_000_000 and head[8:9] == b"{"  # noqa: PLR2004 - the format's own limit
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reply:
-    """The reply of any source, whatever its kind: which bytes of the file it sends, and the bytes.
+    """What any source answers, on the web or elsewhere: which bytes of the file it sends, and the bytes.
 
     Attributes:
         start: Offset of the first byte in the whole file: where the request continues, or 0.

@@ -102,7 +102,7 @@ def _of_authorities(error: Exception) -> str:
 
 
 def _of_proxy(error: Exception) -> str:
-    """Why an attempt failed at the proxy for good; ``""`` where it did not."""
+    """Why one attempt to get bytes went wrong for good at a proxy; ``""`` where it did not."""
     if isinstance(error, requests.exceptions.ProxyError) and _REFUSED.search(_reason(error)):
         return f"the proxy refuses: {_reason(error)}"
     if "Missing dependencies for SOCKS" in str(error):

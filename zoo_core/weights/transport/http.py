@@ -45,7 +45,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class HttpSource:
-    """A source over HTTP: a file on a web server.
+    """A file on a web server, asked for over HTTP: with redirects followed by us, and with its ranges checked.
 
     Args:
         url: Where it is, ``http://`` or ``https://``.
@@ -113,9 +113,9 @@ class HttpSource:
                 response = self._ask("HEAD", url)
                 status = response.status_code
                 if status in _TRY_AGAIN or status >= requests.codes.server_error:
-                    raise Transient(_status(response))
+                    raise Transient(_http_status(response))
                 if status >= requests.codes.bad_request:
-                    raise Permanent(_status(response))
+                    raise Permanent(_http_status(response))
                 if status not in _REDIRECTS or "X-Linked-Etag" in response.headers:
                     return response.headers
                 target = self._next(url, response)
@@ -176,9 +176,9 @@ class HttpSource:
         if status == requests.codes.requested_range_not_satisfiable and (offset or end):
             raise StaleRange("the server does not have the range that was requested")
         if status in _TRY_AGAIN or status >= requests.codes.server_error:
-            raise Transient(_status(response), wait=_retry_after(headers.get("Retry-After")))
+            raise Transient(_http_status(response), wait=_retry_after(headers.get("Retry-After")))
         if status not in (requests.codes.ok, requests.codes.partial_content):
-            raise Permanent(_status(response))
+            raise Permanent(_http_status(response))
         length = _length(headers)
         start, total = 0, length
         if status == requests.codes.partial_content:
@@ -269,8 +269,8 @@ def _as_utf8(text: str) -> str:
     return text
 
 
-def _status(response: requests.Response) -> str:
-    """The status of an HTTP response in words, with the hub's advice where it has some."""
+def _http_status(response: requests.Response) -> str:
+    """The HTTP status of a response by its number and name, with the hub's advice where it has some."""
     name = responses.get(response.status_code, "")  # and not the server's words, which may repeat a key of the url
     said = f"status {response.status_code} {name}".rstrip()
     advice = refusal(response.url, response.headers.get("X-Error-Code", ""))

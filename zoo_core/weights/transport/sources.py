@@ -24,7 +24,7 @@ _REMOTE_BLOCK = 1 << 20
 
 
 class RemoteSource:
-    """A source whose file fsspec opens, as in a bucket.
+    """A source through fsspec: a file in a bucket, or wherever else fsspec can open one.
 
     Args:
         url: Any url whose scheme fsspec knows.

@@ -80,7 +80,7 @@ def _is_plain_http(url: str) -> bool:
 
 
 def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None = None) -> None:
-    """The rule when ``ZOO_OFFLINE`` is set: refuse to open a socket.
+    """The rule for when the network may be used: refuse to open a socket for weights where ``ZOO_OFFLINE`` is set.
 
     Args:
         name: The file that is missing.

@@ -73,7 +73,7 @@ def _check_needs(output: Path) -> None:
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Inside the block, an error of writing names ``--output``, the option of the command."""
+    """Inside the block, an error of writing the image of ``zoo demo`` names the command's option ``--output``."""
     try:
         yield
     except OSError as error:
