@@ -68,15 +68,15 @@ class ImageAndAge(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "join",
+    ("join", "third"),
     [
-        lambda model, x: model.residual(x) + x,
-        lambda model, x: x - model.scale * model.residual(x).relu(),
-        lambda model, x: x + model.residual(model.norm(x)),
+        (lambda model, x: model.residual(x) + x, ("three",)),
+        (lambda model, x: x - model.scale * model.residual(x).relu(), ("three",)),
+        (lambda model, x: x + model.residual(model.norm(x)), ("norm", "three")),  # the norm is registered before all
     ],
 )
-def test_a_residual_that_forward_adds_itself_ends_no_stage(join):
-    assert found(SumsOutside(join)) == [(("two",), 16, 2), (("three",), 32, 4), (("four",), 64, 8)]
+def test_a_residual_that_forward_adds_itself_ends_no_stage(join, third):
+    assert found(SumsOutside(join)) == [(("two",), 16, 2), (third, 32, 4), (("four",), 64, 8)]
 
 
 def test_a_residual_between_stages_is_frozen_with_the_stage_before_it():

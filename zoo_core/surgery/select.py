@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from zoo_core.contract.anatomy import Anatomy
 
 
 def tensor_names(model: nn.Module) -> list[str]:
@@ -43,8 +45,17 @@ def depths(model: nn.Module) -> dict[str, int]:
         >>> [found[name] for name in ("conv1.weight", "layer1.0.bn1.bias", "layer4.1.conv2.weight", "fc.bias")]
         [0, 1, 4, 6]
     """
-    anatomy, head = anatomy_of(model), in_head(model)
-    names = tensor_names(unwrap(model))
+    return depths_in(tensor_names(unwrap(model)), anatomy_of(model), in_head(model))
+
+
+def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> dict[str, int]:
+    """The depth of every tensor, as :func:`depths` counts it.
+
+    Args:
+        names: Of all tensors, as registered.
+        anatomy: Where the parts of their model are.
+        head: Names of those that are in its head.
+    """
     after = len(anatomy.stages) + 1
     staged: dict[str, int] = {}
     for depth, stage in enumerate(anatomy.stages, 1):

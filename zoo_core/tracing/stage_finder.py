@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_iter
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.tracing.layers_between import with_layers_between
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 from zoo_core.tracing.stage_proof import in_two_layouts
@@ -90,11 +91,11 @@ def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chos
         named = _named_stages(passes, grid, chosen)
         if both := in_two_layouts(passes, grid, named.stages):
             raise AnatomyError(f"stages: {both}", expected="maps that are all of one layout, beside tokens at most")
-        return replace(anatomy, stages=named.stages, layout=named.layout)
+        return with_layers_between(passes, replace(anatomy, stages=named.stages, layout=named.layout))
     flow = passes.evaluated
     before = [value for number in main.ops.values() for value in _given(flow, flow.recording.ops[number])]
     result = _find_stages(passes.model, grid, before or [main.value], anatomy)
-    return replace(anatomy, stages=result.stages, layout=result.layout)
+    return with_layers_between(passes, replace(anatomy, stages=result.stages, layout=result.layout))
 
 
 def _given(flow: Dataflow, op: Op) -> list[int]:

@@ -37,6 +37,8 @@ class _Call(threading.local):
     """
 
     outputs: dict[str, Any] | None = None
+    paths: Sequence[str] = ()
+    """What it extracts the outputs of."""
 
 
 _CALL = _Call()
@@ -107,10 +109,10 @@ def recorded(
     Raises:
         NotSupported: One of them did not run.
     """
-    outer = _CALL.outputs
+    outer, outer_paths = _CALL.outputs, _CALL.paths
     outputs: dict[str, Any] = {}
     result = None
-    _CALL.outputs = outputs
+    _CALL.outputs, _CALL.paths = outputs, paths
     try:
         result = run(body, x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
@@ -118,7 +120,7 @@ def recorded(
         if whole or not all(path in outputs for path in paths) or not _comes_of_the_cut(run, body, x, error):
             raise
     finally:
-        _CALL.outputs = outer
+        _CALL.outputs, _CALL.paths = outer, outer_paths
         if outer is not None:  # a front, whose features are requested
             outer.update(outputs)
     for path in paths:
@@ -129,6 +131,11 @@ def recorded(
                 hint="an auxiliary head runs in train mode only" + (f"; {REBINDING}" if has_own else ""),
             )
     return result, [outputs[path] for path in paths]
+
+
+def is_extracting() -> bool:
+    """Whether the call that this thread is in has features still to extract."""
+    return _CALL.outputs is not None and not all(path in _CALL.outputs for path in _CALL.paths)
 
 
 _CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDictionary()
