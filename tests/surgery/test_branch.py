@@ -32,6 +32,17 @@ def test_hooks_on_a_stage_are_called_in_each_branch():
     assert calls == [1, 1]
 
 
+@pytest.mark.parametrize("stage", ["layer1", "layer4"])
+def test_branches_with_the_old_head_score_as_before(stage):
+    model = resnet18()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    before = model(X)
+    zoo.branch(model, at=stage, heads={"colour": copy.deepcopy(model.fc)})
+    assert torch.equal(model(X)["colour"], before)
+
+
 class ByHand(nn.Module):
     """The recipe: shared layers, and for each output a layer4 and a linear layer of its own."""
 

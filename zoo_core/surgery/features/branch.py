@@ -115,6 +115,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         branches = Heads(
             {name: _branch(bare, kept, stages, new[name], with_output(after, heads[name])) for name in heads}
         )
+        gone = absent(bare, lambda depth: depth > kept, keep=[main.path])  # by the anatomy of the whole model
         edit.anatomy = anatomy = replace(
             known.anatomy,
             heads=(replace(main, in_features=width, num_classes=sum(counts), kind="conv"),),
@@ -124,7 +125,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
             classify=None,
             scores=None,
         )
-        _install(bare, anatomy, absent(bare, lambda depth: depth > kept, keep=[main.path]), branches)
+        _install(bare, anatomy, gone, branches)
         edit.outcomes |= _outcomes_of_branches(bare, main.path, known.receipt.tensors)
         edit.update(names=(), multi_label=False)
     return model
