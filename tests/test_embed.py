@@ -420,3 +420,38 @@ def test_a_row_keeps_no_label_of_before(glyphs, photos, tmp_path):
     zoo.embed(glyphs, str(photos / "dark" / "*.png"), out=tmp_path / "features.parquet")
     with pytest.raises(UsageError, match="has a row with the label '', and its label is 'dark' now"):
         zoo.embed(glyphs, photos, out=tmp_path / "features.parquet")
+
+
+@pytest.mark.extra
+def test_an_image_that_changed_is_embedded_again_and_has_one_row(glyphs, photos, tmp_path):
+    out = tmp_path / "features.parquet"
+    before = zoo.embed(glyphs, photos, out=out)
+    changed = photos / "dark" / "1.png"
+    Image.fromarray(np.full((16, 16), 255, dtype=np.uint8)).save(changed)
+    found = zoo.embed(glyphs, photos, out=out)
+    assert sorted(found.names) == sorted(before.names)
+    at = found.names.index(str(changed))
+    assert torch.equal(found.vectors[at], zoo.embed(glyphs, changed).vectors[0])
+    assert found.sizes[at] == (16, 16)
+
+
+@pytest.mark.extra
+def test_a_shard_whose_image_changed_is_embedded_again(glyphs, photos, tmp_path):
+    shard, out = tmp_path / "a.tar", tmp_path / "features.parquet"
+    for name in ("0.png", "1.png"):
+        with tarfile.open(shard, "w") as opened:
+            opened.add(photos / "dark" / name, "one.png")
+        found = zoo.embed(glyphs, shard, out=out)
+    assert torch.equal(found.vectors, zoo.embed(glyphs, shard).vectors)
+
+
+@pytest.mark.extra
+def test_a_name_that_is_not_utf_8_costs_no_other_row(glyphs, photos, tmp_path):
+    name = os.fsdecode(os.fsencode(photos / "dark") + b"/\xff.png")
+    os.link(photos / "dark" / "0.png", name)
+    with pytest.warns(ZooWarning, match="1 of 7 images have no vector"):
+        found = zoo.embed(glyphs, photos, out=tmp_path / "features.parquet")
+    assert len(found) == 6
+    assert "is not UTF-8" in found.failed[name]
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        zoo.embed(glyphs, photos).save(tmp_path / "other.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -84,7 +85,7 @@ def write_missing(
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with _locked(out):
-            yield from _write_parts(out, parts, facts, lambda done: run(_not_yet(sources, done)))
+            yield from _write_parts(out, parts, facts, sources, run)
     except OSError as error:
         if isinstance(error, ZooError):
             raise
@@ -92,20 +93,26 @@ def write_missing(
 
 
 def _write_parts(
-    out: Path, parts: Path, facts: dict[str, str], run: Callable[[dict[str, str]], Iterator[Row]]
+    out: Path,
+    parts: Path,
+    facts: dict[str, str],
+    sources: Iterable[tuple[Source, str]],
+    run: Callable[[Iterator[tuple[Source, str]]], Iterator[Row]],
 ) -> Iterator[tuple[str, str]]:
     """Write the rows that a Parquet file lacks, in parts, merge them, and give the images that failed."""
     parts.mkdir(exist_ok=True)  # the run before may have removed it
     files = _whole_files(out, parts)
     for file in files:
         _require_same(file, facts)
-    done = {path: label for file in files for path, label in _labels(file)}
-    rows: list[Row] = []
-    for row in run(done):
+    done = {path: known for file in files for path, known in _known(file)}
+    versions: dict[str, int] = {}
+    rows: list[tuple[Row, int]] = []
+    for row in run(_not_yet(sources, done, versions)):
+        version = versions.pop(row.name)
         if row.vector is None:
             yield row.name, row.error
             continue
-        rows.append(row)
+        rows.append((row, version))
         if len(rows) == PART:
             _write_part(parts, rows, facts)
             rows = []
@@ -135,13 +142,20 @@ def _locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _not_yet(sources: Iterable[tuple[Source, str]], done: dict[str, str]) -> Iterator[tuple[Source, str]]:
-    """The images that have no row in a Parquet file yet, by their absolute paths, whichever folder a run starts in.
+def _not_yet(
+    sources: Iterable[tuple[Source, str]], done: dict[str, tuple[str, int]], versions: dict[str, int]
+) -> Iterator[tuple[Source, str]]:
+    """The images that have no row in a Parquet file yet, or had other bytes, whichever folder a run starts in.
+
+    Args:
+        sources: The images with their labels.
+        done: Label and version of each path in the file.
+        versions: Takes the version of each image that is given.
 
     Raises:
         UsageError: An image has no path, or a row with another label.
     """
-    rows = {os.path.abspath(name): label for name, label in done.items()}  # noqa: PTH100 - links stay: their names may be labels
+    rows = {os.path.abspath(name): known for name, known in done.items()}  # noqa: PTH100 - links stay: their names may be labels
     new: set[str] = set()
     for source, label in sources:
         if not isinstance(source.item, str | os.PathLike | ImageError | Packed):
@@ -150,15 +164,49 @@ def _not_yet(sources: Iterable[tuple[Source, str]], done: dict[str, str]) -> Ite
                 hint="zoo.embed(model, images).save(out) writes vectors of images without paths",
             )
         name = os.path.abspath(source.name)  # noqa: PTH100 - as above
-        if label and rows.get(name, label) != label:
+        before, version = rows.get(name), _version(source.item)
+        if label and before is not None and before[0] != label:
             raise UsageError(
-                f"{name} has a row with the label {rows[name]!r}, and its label is {label!r} now",
+                f"{name} has a row with the label {before[0]!r}, and its label is {label!r} now",
                 cause="a label is the folder of an image inside the one that is embedded, and that was another one",
                 hint="give another file for out",
             )
-        if name not in rows and name not in new:
+        if name not in new and (before is None or version not in (0, before[1])):
             new.add(name)  # a path that is listed twice is one image
-            yield source._replace(name=name), label
+            versions[name] = version
+            yield _encodable(source._replace(name=name), label), label
+
+
+def _version(item: object) -> int:
+    """A number that is another one when the image at a path is: of its length and time, or its bytes in a shard.
+
+    It is 0 where the image is not there.
+    """
+    if isinstance(item, Packed):
+        facts = bytes(item)
+    elif isinstance(item, str | os.PathLike):
+        try:
+            status = os.stat(item)  # noqa: PTH116 - pathlib's raises for a name with a null byte too
+        except (OSError, ValueError):
+            return 0
+        facts = f"{status.st_size} {status.st_mtime_ns}".encode()
+    else:
+        return 0
+    return int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest(), signed=True)
+
+
+def _encodable(source: Source, label: str) -> Source:
+    """An image to embed, or the reason where its path or label is no text that a Parquet file can hold."""
+    try:
+        f"{source.name}{label}".encode()
+    except UnicodeEncodeError:
+        problem = ImageError(
+            f"{source.name}: its path is not UTF-8, which the text of a Parquet file is",
+            hint="rename it, or embed it without a file",
+            name=source.name,
+        )
+        return source._replace(item=problem)
+    return source
 
 
 def _whole_files(out: Path, parts: Path) -> list[Path]:
@@ -168,15 +216,16 @@ def _whole_files(out: Path, parts: Path) -> list[Path]:
     return [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
 
 
-def _write_part(parts: Path, rows: list[Row], facts: dict[str, str]) -> None:
+def _write_part(parts: Path, rows: list[tuple[Row, int]], facts: dict[str, str]) -> None:
     """Write embeddings as one more part of a Parquet file."""
     number = 1 + max((int(path.stem) for path in parts.glob("*.parquet")), default=-1)
     _write_table(parts / f"{number:08}.parquet", _table(rows, facts))
 
 
-def _table(rows: list[Row], facts: dict[str, str]) -> Any:
-    """The rows of embeddings as a table for a Parquet file."""
+def _table(versioned: list[tuple[Row, int]], facts: dict[str, str]) -> Any:
+    """The rows of embeddings, each with the version of its image, as a table for a Parquet file."""
     pa, _ = _pyarrow()
+    rows, versions = zip(*versioned, strict=True)
     vectors = torch.stack([row.vector for row in rows if row.vector is not None])
     flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
     columns = {
@@ -184,6 +233,7 @@ def _table(rows: list[Row], facts: dict[str, str]) -> Any:
         "label": pa.array([row.label for row in rows], type=pa.string()),
         "height": pa.array([row.size[0] for row in rows], type=pa.int32()),
         "width": pa.array([row.size[1] for row in rows], type=pa.int32()),
+        "version": pa.array(versions, type=pa.int64()),
         "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
     }
     return pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts)})
@@ -215,13 +265,14 @@ def _merge(out: Path, parts: Path) -> None:
     _, pq = _pyarrow()
     files = _whole_files(out, parts)
     if files and files != [out]:
-        seen: set[str] = set()  # parts are removed after the file has their rows, and a crash may come between
+        # parts are removed after the file has their rows, and a crash may come between; an image may have changed
+        newest = {path: number for number, file in enumerate(files) for path in _paths(file)}
         with _replaced_file(out) as file, pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
-            for each in files:
-                rows = set(_paths(each))
-                if not rows <= seen:
-                    writer.write_table(pq.read_table(each))
-                    seen |= rows
+            for number, each in enumerate(files):
+                table = pq.read_table(each)
+                kept = [newest[path] == number for path in table["path"].to_pylist()]
+                if any(kept):
+                    writer.write_table(table if all(kept) else table.filter(kept))
     shutil.rmtree(parts)
 
 
@@ -232,11 +283,12 @@ def _paths(file: Path) -> list[str]:
     return result
 
 
-def _labels(file: Path) -> list[tuple[str, str]]:
-    """The paths and labels of the images in a Parquet file of embeddings."""
+def _known(file: Path) -> list[tuple[str, tuple[str, int]]]:
+    """The paths of the images in a Parquet file of embeddings, each with its label and version."""
     _, pq = _pyarrow()
-    table = pq.read_table(file, columns=["path", "label"])
-    return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
+    table = pq.read_table(file, columns=["path", "label", "version"])
+    paths, labels, versions = (table[name].to_pylist() for name in ("path", "label", "version"))
+    return list(zip(paths, zip(labels, versions, strict=True), strict=True))
 
 
 def _require_same(file: Path, facts: dict[str, str]) -> None:
@@ -254,7 +306,9 @@ def _stored_facts(file: Path) -> dict[str, str]:
     """How the embeddings in a Parquet file were made, by its metadata."""
     pa, pq = _pyarrow()
     try:
-        result: dict[str, str] = json.loads((pq.read_schema(file).metadata or {})[_FACTS])
+        schema = pq.read_schema(file)
+        schema.field("version")
+        result: dict[str, str] = json.loads((schema.metadata or {})[_FACTS])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise UsageError(
             f"{file} holds no embeddings of zoo", cause=str(error), hint="give another file for out"
@@ -266,11 +320,17 @@ def write_parquet(path: Path, rows: list[Row]) -> Path:
     """Write the rows of embeddings to a Parquet file, whole or not at all.
 
     Raises:
-        UsageError: There are none.
+        UsageError: There are none, or one has a name that is not UTF-8.
     """
     if not rows:
         raise UsageError("there are no embeddings to write")
-    _write_table(path, _table(rows, {}))
+    try:
+        table = _table([(row, 0) for row in rows], {})
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{error.object!r} is not UTF-8, which the text of a Parquet file is", hint="rename the image"
+        ) from error
+    _write_table(path, table)
     return path
 
 
