@@ -6,7 +6,9 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -396,6 +398,24 @@ def test_the_hint_is_for_what_happened(flowers, hub, monkeypatch, closed_port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
     with pytest.raises(FetchError, match="check the network and HF_ENDPOINT"):
         zoo.push(flowers, "hf://me/flowers")
+
+
+@pytest.mark.extra
+def test_a_connection_that_breaks_is_not_taken_for_a_missing_token(flowers, hub, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def hang_up():
+            connection, _ = server.accept()
+            connection.recv(10)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(FetchError) as caught:
+            zoo.push(flowers, "hf://me/flowers")
+        thread.join()
+    assert "check the network" in caught.value.parts["hint"]
 
 
 def test_names_that_the_hub_does_not_take_are_refused_here():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,6 +41,12 @@ def test_adapters_train_and_the_frozen_rest_does_not_move(name):
     head = zoo.anatomy(bare).main.path
     assert all(".lora_" in each or each.startswith(head) for each in trainable(bare))
     assert all(each.grad is not None for each in bare.parameters() if each.requires_grad)
+
+
+def test_nothing_is_printed_about_what_peft_imports():
+    program = "import zoo_core as zoo; zoo.add_lora(zoo.get('tiny/glyphnet'))"
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert answer.stderr == ""
 
 
 @pytest.mark.parametrize("name", ADAPTABLE)

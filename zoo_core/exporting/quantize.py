@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from zoo_core.images.read import read
 from zoo_core.images.transforms import transforms
 from zoo_core.surgery.head.scores import classes_by_head
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, metadata_of, unwrap
+from zoo_core.utils.only_errors import PYTREE, only_errors
 
 if TYPE_CHECKING:
     import os
@@ -147,7 +146,7 @@ def _write_onnx(path: Path, batches: list[Tensor]) -> None:
         def get_next(self) -> dict[str, Any] | None:
             return next(feeds, None)
 
-    with _quiet():
+    with only_errors():
         quantization.quantize_static(
             model,
             path,
@@ -229,18 +228,7 @@ def _quantizer() -> Any:
 def _require_torchao() -> None:
     """Refuse to quantize pt2 without torchao."""
     try:
-        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 - looked for
+        with only_errors(PYTREE):
+            import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 - looked for
     except ImportError as error:
         raise ZooError("eight bits for pt2 need torchao", hint="pip install 'zoo-core[torchao]'") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside the block, quantize without the advice that onnxruntime gives on the root logger."""
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -34,7 +34,7 @@ _HINTS = {
     "RevisionNotFoundError": "check the branch, tag or commit after the @",
     "EntryNotFoundError": "it has to be what zoo.push shared: a recipe.json and its tensors",
     "ConnectError": "check the network and HF_ENDPOINT; a commit that was fetched before needs neither",
-    "ReadTimeout": "try again",
+    "TransportError": "try again; if it fails the same way, check the network and HF_ENDPOINT",
 }
 """What to do, by the error of the client or of its transport."""
 _NO_ACCESS = "set HF_TOKEN to a token with access to this repository; to push, it needs write access"

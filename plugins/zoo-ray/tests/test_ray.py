@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -103,6 +104,29 @@ def test_a_cluster_that_is_not_there_is_refused_with_its_address_at_once(photos,
     program, settings = [sys.executable, "-c", code], {**os.environ, "RAY_ADDRESS": address}
     answer = subprocess.run(program, env=settings, check=False, capture_output=True, text=True, timeout=100)
     assert f"UsageError: there is no Ray cluster at {address}" in answer.stderr.splitlines()[-3]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
+def test_what_listens_and_is_no_ray_is_refused_within_seconds(photos, monkeypatch, answer):
+    actors = pytest.importorskip("zoo_ray.actors")
+    monkeypatch.setattr(actors, "_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+
+        def serve():
+            with server.accept()[0] as connection:
+                if answer is not None:
+                    connection.recv(9)
+                    connection.sendall(answer)
+                else:
+                    connection.recv(1 << 10)
+                    connection.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UsageError, match="there is no Ray cluster at 127"):
+            zoo.embed("tiny/glyphnet", photos, engine="ray")
+        thread.join()
 
 
 def test_the_command_writes_the_rows_of_a_cluster_and_goes_on_with_them(cluster, photos, tmp_path):

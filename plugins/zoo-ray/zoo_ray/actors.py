@@ -27,7 +27,11 @@ _AHEAD = 8
 _BATCHES = {"CPU": 1, "GPU": 4}
 """Batches of a task: a GPU waits for the first images of each, and cores wait for the last task of all to end."""
 _SECONDS = 10
-"""In which a cluster has to take a connection."""
+"""In which a cluster has to take a connection, and to answer."""
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""What a client of HTTP/2 begins with (RFC 9113, 3.4), which gRPC speaks, and Ray by it: here without settings."""
+_FRAME, _SETTINGS = 9, 4
+"""Bytes of the head of its frames, and the type of the first that a server sends, in the fourth byte."""
 _RETRIES = 3
 """How often a task is given to an actor again that died in it: some images kill every actor."""
 
@@ -95,7 +99,7 @@ def _started() -> Any:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "")
         try:
-            _require_listener(address)
+            _require_cluster(address)
             ray.init(log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise errors.UsageError(
@@ -106,11 +110,30 @@ def _started() -> Any:
     return ray
 
 
-def _require_listener(address: str) -> None:
-    """Raise OSError where nothing listens at the host and port of a cluster, for which Ray itself waits for minutes."""
+def _require_cluster(address: str) -> None:
+    """Refuse the host and port of a cluster where nothing listens, or no server of gRPC: Ray itself waits for minutes.
+
+    Raises:
+        OSError: There is none.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+    if not host or not port.isdigit():
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in (
+            "1",
+            "true",
+        ):  # as Ray reads it
+            return
+        answer = b""
+        try:
+            connection.sendall(_PREFACE)
+            while len(answer) < _FRAME and (more := connection.recv(_FRAME - len(answer))):
+                answer += more
+        except TimeoutError as error:
+            raise TimeoutError(f"what listens there is no Ray: it did not answer in {_SECONDS} seconds") from error
+    if len(answer) < _FRAME or answer[3] != _SETTINGS:
+        raise OSError(f"what listens there is no Ray: it answered {answer!r}")
 
 
 def _in_chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -23,6 +23,7 @@ from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.only_errors import PYTREE, only_errors
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ def without_copies(model: nn.Module) -> nn.Module:
 def _peft() -> Any:
     """PEFT, which LoRA adapters are made with; an error that says how to install it where it is missing."""
     try:
-        import peft
+        with only_errors(PYTREE):  # of torchao, which PEFT imports where it is installed
+            import peft
     except ImportError as error:
         raise ZooError("adapters need PEFT", hint="pip install 'zoo-core[lora]'") from error
     return peft
