@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from lightning.pytorch import Callback
 from PIL import Image
+from support.fine_tuning import QUIET
 from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.datasets import datasets
@@ -21,7 +22,6 @@ from zoo_lightning.tasks import build
 import zoo_core as zoo
 from zoo_core.errors import UsageError
 
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 SMALL = {"min_size": 64, "max_size": 64}
 
 

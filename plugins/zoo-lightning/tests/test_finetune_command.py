@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from support.fine_tuning import QUIET
 from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.run import check_run
@@ -19,7 +20,6 @@ from zoo_core.cli.group import zoo as group
 from zoo_core.errors import UsageError, ZooError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 def test_the_command_says_what_it_would_do_and_does_nothing(digits, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from PIL import Image
+from support.fine_tuning import QUIET
 from torchmetrics.classification import MulticlassJaccardIndex
 from zoo_lightning import finetune, read_data
 from zoo_lightning.datasets import datasets
@@ -17,8 +18,6 @@ from zoo_lightning.segment import FineTuneSegmenter
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, UsageError
-
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 def segmenter(name="lraspp_mobilenet_v3_large"):

@@ -120,10 +120,7 @@ def _require_cluster(address: str) -> None:
     if not host or not port.isdigit():
         return
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as connection:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in (
-            "1",
-            "true",
-        ):  # as Ray reads it
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):  # as Ray reads it
             return
         answer = b""
         try:
