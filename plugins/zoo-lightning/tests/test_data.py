@@ -124,6 +124,12 @@ def test_copies_of_an_image_in_two_classes_or_in_both_splits_are_named(write_dig
     assert read_data(tmp_path / "data", check=False).notes == ()
 
 
+def test_images_without_a_label_are_named_where_others_have_several(digits):
+    table = digits / "labels.csv"
+    table.write_text("path,label\n0/000.png,a;b\n0/001.png,\n1/000.png,a\n1/001.png,b\n1/002.png,a;b\n")
+    assert "images without a label, which teach that no label applies: 1 (0/001.png)" in read_data(table).notes
+
+
 def test_labels_are_the_same_in_any_order(digits):
     (digits / "copy.png").write_bytes((digits / "0" / "000.png").read_bytes())
     rows = ["0/000.png,a;b", "copy.png,b;a", "1/000.png,b", "1/001.png,a", "0/000.png,b;a"]

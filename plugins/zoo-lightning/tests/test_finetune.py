@@ -18,7 +18,7 @@ from zoo_lightning.report import curves
 from zoo_lightning.run import check_run
 
 import zoo_core as zoo
-from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.errors import NotSupported, UnknownPart, UsageError, ZooError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
 
@@ -99,6 +99,13 @@ def test_what_is_for_one_class_an_image_is_refused_for_several_labels(option):
         FineTune(zoo.get("tiny/glyphnet", num_classes=3), multi_label=True, **option)
 
 
+def test_a_module_knows_the_parts_of_its_schedule_when_it_is_made():
+    model = zoo.get("tiny/glyphnet", num_classes=3, freeze="backbone")
+    with pytest.raises(UnknownPart, match="layer9"):
+        FineTune(model, unfreeze_at={"layer3": 1, "layer9": 2})
+    assert [name for name, each in model.named_parameters() if each.requires_grad] == ["fc.weight", "fc.bias"]
+
+
 def test_parts_train_from_the_epoch_of_the_schedule_on(digits, tmp_path):
     before = zoo.get("tiny/glyphnet", num_classes=3, seed=0)
     stage = zoo.anatomy(before).stages[-1].name
@@ -177,6 +184,8 @@ def test_every_option_of_training_runs(digits, tmp_path):
             r"unfreeze_at cannot be 0[\s\S]*epochs of at least 1",
         ),
         ({"resume": True}, "no run to resume"),
+        ({"freeze": "backbone", "unfreeze_at": {"layer9": 1}}, "nothing in this GlyphNet is called 'layer9'"),
+        ({"freeze": "stem", "unfreeze_at": {"layer3": 1}}, r"'layer3' is not frozen[\s\S]*--freeze backbone"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(digits, tmp_path, options, message):

@@ -97,7 +97,13 @@ def test_a_run_is_not_resumed_with_other_options_or_images(digits, tmp_path):
     interrupt(digits, tmp_path / "out", epochs=2)
     with pytest.raises(UsageError, match=r"begun with another batch_size[\s\S]*got: batch_size: 4"):
         finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **{**RUN, "batch_size": 4})
-    (digits / "1" / "003.png").unlink()
+    image = digits / "1" / "003.png"
+    content = image.read_bytes()
+    (digits / "2" / "003.png").replace(image)  # another image of the same name
+    (digits / "2" / "003.png").write_bytes(content)
+    with pytest.raises(UsageError, match="begun with another images"):
+        finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
+    image.unlink()
     with pytest.raises(UsageError, match="begun with another images"):
         finetune(digits, out=tmp_path / "out", epochs=2, resume=True, **RUN)
 

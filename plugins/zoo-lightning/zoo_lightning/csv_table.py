@@ -9,10 +9,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from zoo_core import errors
-from zoo_lightning.data import Parts, split_named, used_sides
+from zoo_lightning.data import Faults, Parts, split_named, used_sides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _PATHS, _LABELS, _SPLITS = ("path", "file", "image", "filename"), ("label", "labels", "class"), ("split", "set")
@@ -59,6 +59,7 @@ def parts_of_csv(path: Path) -> Parts:
             got=parts.rows[0][3],
             hint="move the file beside its images, or write the paths from its folder on",
         )
+    parts.notes += _without_label(parts)
     where_to = Counter(side for _, _, side, _ in parts.rows)
     if where_to["val"] and where_to[""]:
         parts.notes.append(f"rows without a split, which are trained on: {where_to['']}")
@@ -66,6 +67,15 @@ def parts_of_csv(path: Path) -> Parts:
         parts.rows = list({row[3]: row for row in reversed(parts.rows)}.values())[::-1]
         parts.notes.append(f"{doubled} repeated {'row was' if doubled == 1 else 'rows were'} left out")
     return parts
+
+
+def _without_label(parts: Parts) -> Iterator[str]:
+    """Notes on the rows of a CSV without any label, where an image may have any number."""
+    faults = Faults()
+    for _, labels, _, name in parts.rows:
+        if not labels:
+            faults.add("images without a label, which teach that no label applies", name)
+    yield from faults
 
 
 def _normalized_name(csv: Path, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class FineTune(LightningModule):
         seed: Of everything drawn at random in training.
 
     Raises:
+        UnknownPart: A part in ``unfreeze_at`` is not there.
         UsageError: The number of class weights is not that of the classes, or an option is for one label an image.
 
     Example:
@@ -104,6 +106,8 @@ class FineTune(LightningModule):
         self.lr, self.head_lr, self.layer_decay, self.weight_decay = lr, head_lr, layer_decay, weight_decay
         self.label_smoothing, self.multi_label, self.warmup, self.seed = label_smoothing, multi_label, warmup, seed
         self.unfreeze_at = dict(unfreeze_at or {})
+        for part in self.unfreeze_at:
+            parameters_of(model, part)  # raises now, and not when its epoch begins
         main = zoo.anatomy(model).main
         if main is None or not main.num_classes:
             raise errors.NotSupported(
@@ -258,6 +262,38 @@ def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
             cause="every parameter of it is frozen, the head too",
             hint="freeze='backbone' leaves the head; zoo.unfreeze(model, 'head') lets it train again",
         )
+
+
+def parameters_of(model: nn.Module, part: str) -> set[str]:
+    """The names of the parameters that unfreezing a part makes trainable; the model stays as it is.
+
+    Raises:
+        UnknownPart: There is no such part.
+
+    Example:
+        >>> sorted(parameters_of(zoo.get("tiny/glyphnet"), "head"))
+        ['fc.bias', 'fc.weight']
+    """
+    own = {id(each): nn.Parameter(each.detach(), requires_grad=False) for each in model.parameters()}
+    twin = copy.deepcopy(model, own | {id(each): each for each in model.buffers()})  # of the same values
+    zoo.unfreeze(twin, part)
+    return {name for name, parameter in twin.named_parameters() if parameter.requires_grad}
+
+
+def require_frozen(model: nn.Module, unfreeze_at: Mapping[str, int]) -> None:
+    """Refuse a schedule that unfreezes what is trained from the first epoch on.
+
+    Raises:
+        UsageError: A part of it is not frozen.
+    """
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for part, epoch in unfreeze_at.items():
+        if epoch and parameters_of(model, part) <= trains:
+            raise errors.UsageError(
+                f"{part!r} is not frozen, so that there is nothing to unfreeze in epoch {epoch}",
+                cause="it trains from the first epoch on",
+                hint="freeze='backbone' (--freeze backbone) freezes it until then; or leave it out of unfreeze_at",
+            )
 
 
 @contextmanager

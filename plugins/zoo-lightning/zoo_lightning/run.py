@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from zoo_lightning.data import ImageData
 from zoo_lightning.data_loaders import loaders
 from zoo_lightning.datasets import datasets
 from zoo_lightning.head_first import begin_with_head
-from zoo_lightning.module import FineTune, require_trainable
+from zoo_lightning.module import FineTune, require_frozen, require_trainable
 from zoo_lightning.options import Options, checked
 from zoo_lightning.read import read_data
 from zoo_lightning.report import write_report
@@ -167,9 +168,7 @@ def check_run(
     require_free(target, work, resume=resume, overwrite=overwrite)
     if resume:
         require_same_run(work, _run_facts(data, model, chosen))
-    module = _module(data, model, chosen, values=False)
-    if chosen.unfreeze_at:
-        zoo.unfreeze(module.model, *chosen.unfreeze_at)
+    _module(data, model, chosen, values=False)
     _trainer(chosen, Path(), [], {"enable_progress_bar": False, "enable_checkpointing": False})
 
 
@@ -202,11 +201,13 @@ def _require_savable(model: nn.Module) -> None:
 def _run_facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
     """The facts that decide what a run of ``finetune`` results in, its data, model and options, as JSON has them."""
     samples = repr([[replace(sample, source=b"") for sample in side] for side in (data.train, data.val)])
+    with ThreadPoolExecutor() as pool:
+        contents = list(pool.map(lambda sample: (sample.num_bytes(), sample.start()), (*data.train, *data.val)))
     chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
     facts = {
         "model": model if isinstance(model, str) else type(model).__name__,
         "class names": data.class_names,
-        "images": hashlib.sha256(samples.encode()).hexdigest(),
+        "images": hashlib.sha256(f"{samples} {contents}".encode()).hexdigest(),
         **chosen,
     }
     return dict(json.loads(json.dumps(facts)))
@@ -219,7 +220,9 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
     _freeze(built, options.freeze)
     if options.adapter:
         zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
-    require_trainable(built, [name for name, epoch in (options.unfreeze_at or {}).items() if not epoch])
+    schedule = options.unfreeze_at or {}
+    require_trainable(built, [name for name, epoch in schedule.items() if not epoch])
+    require_frozen(built, schedule)
     counts = data.counts()
     total = sum(counts.values()) if data.task == "segmentation" else len(data.train)
     weights = _class_weights(counts, total, multi_label=data.multi_label) if options.balance else None
