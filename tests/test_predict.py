@@ -716,3 +716,24 @@ def test_a_video_of_a_phone_is_turned_upright(tmp_path):
     assert frame.shape == (64, 48)
     assert frame[:32, 24:].mean() > 200
     assert frame[32:].mean() < 50
+
+
+@pytest.mark.parametrize(
+    "use",
+    [zoo.predict, lambda model, image: zoo.embed(model, [image])],
+    ids=["predict", "embed"],
+)
+def test_a_model_that_keeps_a_table_of_its_first_forward_trains_afterwards(use):
+    class Keeping(torch.nn.Sequential):  # as ConViT keeps the distances of its patches
+        table = None
+
+        def forward(self, x):
+            self.table = torch.rand(3, 1, 1) if self.table is None else self.table
+            return super().forward(x * self[0].weight.mean() * self.table)
+
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+    model = zoo.adopt(Keeping(*layers), example=torch.zeros(1, 3, 32, 32))
+    zoo.set_preprocessing(model, "torchvision/resnet18")
+    use(model, Image.new("RGB", (40, 40), "red"))
+    model.train()(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert model[0].weight.grad is not None

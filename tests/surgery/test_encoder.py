@@ -235,7 +235,7 @@ def test_making_it_runs_a_model_whose_forward_ends_in_an_error_a_few_times_alone
         lambda *_: runs.append(1)
     )
     zoo.encoder(model)
-    assert 0 < len(runs) <= 3
+    assert 0 < len(runs) <= 5
 
 
 def test_the_model_it_was_made_from_stays_as_it_is():

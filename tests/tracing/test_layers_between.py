@@ -104,3 +104,26 @@ def test_anatomy_by_hand_that_forgets_a_layer_is_refused_by_name():
     net = zoo.adopt(Registered("last").eval(), anatomy=given)
     with pytest.raises(zoo.errors.NotSupported, match="'between' runs before that feature map"):
         zoo.truncate(net, after="b")(X)
+
+
+class Side(nn.Module):
+    """A norm on each map, for scores of all of them, that runs before the next stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = block(3, 8), block(8, 16), nn.Linear(24, 5)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(16)])
+
+    def forward(self, x):
+        scores = []
+        for stage, norm in zip((self.a, self.b), self.norms, strict=True):
+            x = stage(x)
+            scores.append(norm(x).mean((2, 3)))
+        return self.fc(torch.cat(scores, 1))
+
+
+def test_layers_that_run_early_and_do_not_matter_are_left_out():
+    net = zoo.adopt(Side().eval(), example=X[:1], stages=["a", "b"])
+    encoder = zoo.encoder(net)
+    assert torch.equal(encoder(X)[1], zoo.features(net, X)["b"])
+    assert not any("norms" in name for name, _ in encoder.named_parameters())

@@ -22,11 +22,14 @@ _running: dict[nn.Module, tuple[int, bool]] = {}
 def inferring(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients inside the block; after the last block each module is in the mode it was in.
 
+    It is no inference mode: what a forward keeps on its module for the next call, such as the table of distances of a
+    ConViT, could not be trained with any more.
+
     Example:
         >>> model = torch.nn.Dropout()
         >>> with inferring(model):
-        ...     model.training, torch.is_inference_mode_enabled()
-        (False, True)
+        ...     model.training, torch.is_grad_enabled()
+        (False, False)
         >>> model.training
         True
     """
@@ -37,7 +40,7 @@ def inferring(model: nn.Module) -> Iterator[None]:
             _running[module] = count + 1, mode
         model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         with _lock:

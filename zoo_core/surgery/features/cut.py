@@ -11,11 +11,11 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.features.extract import is_extracting, recorded, stage_index, tapped
+from zoo_core.surgery.features.extract import LeftOut, recorded, stage_index, tapped
 from zoo_core.surgery.features.forward import recompose, without_hooks
-from zoo_core.surgery.features.twin import Absent, own_hooks, replaced
+from zoo_core.surgery.features.twin import own_hooks, replaced
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
-from zoo_core.surgery.select import depths, in_head
+from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
@@ -53,39 +53,7 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
             elif path not in keep:
                 yield from visit(child, f"{path}.")
 
-    head = in_head(model)
-    return {
-        path: Absent() if any(under(name, path) for name in head) else LeftOut(path)
-        for path in visit(unwrap(model), "")
-    }
-
-
-class LeftOut(Absent):
-    """Stands where a cut left a module out, as it comes after the cut: it refuses to run before that.
-
-    The heads that a model may have between its stages are none of these: nothing that the front gives comes of them.
-
-    Args:
-        path: Where it stands.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """``x`` as it is.
-
-        Raises:
-            NotSupported: The feature map of the cut is still to come, and may depend on this.
-        """
-        if is_extracting():
-            raise NotSupported(
-                f"this model cannot be cut there: {self.path!r} runs before that feature map, and was left out",
-                cause="the anatomy of the model does not say that it does",
-                hint="zoo.features(model, x, at=[...]) takes the map from the whole model",
-            )
-        return super().forward(x, *args, **kwargs)
+    return {path: LeftOut(path) for path in visit(unwrap(model), "")}
 
 
 def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
@@ -30,15 +33,35 @@ if TYPE_CHECKING:
     Hook = Callable[[nn.Module, Any, Any], None]
 
 
+@dataclass
+class _Recording:
+    """What one call extracts.
+
+    Attributes:
+        paths: The modules to extract the outputs of.
+        outputs: What they gave so far.
+        early: Paths of those modules left out that ran while some of these were still to come.
+        is_trial: Whether modules that were left out give something else now, to see whether it makes a difference.
+    """
+
+    paths: Sequence[str]
+    outputs: dict[str, Any] = field(default_factory=dict)
+    early: dict[str, None] = field(default_factory=dict)
+    is_trial: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of them gave something."""
+        return all(path in self.outputs for path in self.paths)
+
+
 class _Call(threading.local):
-    """The features that taps have extracted in the call that this thread is in; None where no call listens.
+    """The features that taps extract in the call that this thread is in; None where no call listens.
 
     A call that checkpointing repeats during the backward pass is one of these, so that nothing is recorded twice.
     """
 
-    outputs: dict[str, Any] | None = None
-    paths: Sequence[str] = ()
-    """What it extracts the outputs of."""
+    recording: _Recording | None = None
 
 
 _CALL = _Call()
@@ -56,11 +79,11 @@ class Tap(Variant):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives."""
         output = super().__call__(*args, **kwargs)  # type: ignore[misc]  # the class after it in the order is a module's
-        outputs = _CALL.outputs
-        if outputs is None:
+        recording = _CALL.recording
+        if recording is None:
             return output
         for path in self._zoo_key:
-            outputs[path] = output
+            recording.outputs[path] = output
         return _copied(output)
 
 
@@ -109,20 +132,23 @@ def recorded(
     Raises:
         NotSupported: One of them did not run.
     """
-    outer, outer_paths = _CALL.outputs, _CALL.paths
-    outputs: dict[str, Any] = {}
-    result = None
-    _CALL.outputs, _CALL.paths = outputs, paths
+    outer, recording = _CALL.recording, _Recording(paths)
+    outputs, result = recording.outputs, None
+    _CALL.recording = recording
     try:
         result = run(body, x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
-        _CALL.outputs = None
-        if whole or not all(path in outputs for path in paths) or not _comes_of_the_cut(run, body, x, error):
+        _CALL.recording = None
+        if recording.early and not recording.is_complete:
+            raise _needed(recording.early) from error
+        if whole or not recording.is_complete or not _comes_of_the_cut(run, body, x, error):
             raise
     finally:
-        _CALL.outputs, _CALL.paths = outer, outer_paths
+        _CALL.recording = outer
         if outer is not None:  # a front, whose features are requested
-            outer.update(outputs)
+            outer.outputs.update(outputs)
+    if recording.early:
+        _prove_unneeded(run, body, x, recording)
     for path in paths:
         if path not in outputs:
             has_own = any("forward" in module.__dict__ for module in body.modules())
@@ -133,9 +159,79 @@ def recorded(
     return result, [outputs[path] for path in paths]
 
 
-def is_extracting() -> bool:
-    """Whether the call that this thread is in has features still to extract."""
-    return _CALL.outputs is not None and not all(path in _CALL.outputs for path in _CALL.paths)
+class LeftOut(Absent):
+    """Stands where a cut left a module out, as it comes after the cut: nothing before that may depend on it.
+
+    Args:
+        path: Where it stands.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
+        """``x`` as it is; noted where the feature map of the cut is still to come."""
+        recording = _CALL.recording
+        if recording is None or recording.is_complete:
+            return x
+        recording.early[self.path] = None
+        return tree_map(_moved, x) if recording.is_trial else x
+
+
+def _moved(value: Any) -> Any:
+    """Another value for what a module left out gives, to see whether a feature depends on it."""
+    return value + 1 if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+_UNNEEDED: WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = WeakKeyDictionary()
+"""Of fronts with modules left out that run early: the features that were seen not to depend on them."""
+
+
+def _prove_unneeded(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, recording: _Recording) -> None:
+    """See once, by two more passes, that the features of a front do not depend on modules that it left out.
+
+    The norms and decoders that models run between their stages are such. Shapes alone, and what a compiler or FX
+    traces, show nothing of it.
+
+    Raises:
+        NotSupported: They do depend on them.
+    """
+    known, paths = _UNNEEDED.setdefault(body, set()), tuple(recording.paths)
+    leaves = [leaf for leaf in tree_leaves((x, recording.outputs)) if isinstance(leaf, Tensor | torch.fx.Proxy)]
+    if paths in known or any(isinstance(leaf, torch.fx.Proxy) or leaf.is_meta for leaf in leaves):
+        return
+    plain, moved = (_Recording(paths, is_trial=is_trial) for is_trial in (False, True))
+    outer = _CALL.recording
+    for each in (plain, moved):
+        _CALL.recording = each
+        try:
+            with (
+                inferring(body),
+                suppress(RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError),
+            ):
+                run(body, x)
+        finally:
+            _CALL.recording = outer
+    if not (plain.is_complete and moved.is_complete) or not _equal(plain.outputs, moved.outputs):
+        raise _needed(recording.early)
+    known.add(paths)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether extracted features are the same bits, as deep as they go."""
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs if isinstance(a, Tensor))
+
+
+def _needed(early: Iterable[str]) -> NotSupported:
+    """The error for a front whose feature maps depend on modules that it left out."""
+    names = ", ".join(map(repr, early))
+    return NotSupported(
+        f"this model cannot be cut there: {names} runs before that feature map, and was left out",
+        cause="the anatomy of the model does not say that it does",
+        hint="zoo.features(model, x, at=[...]) takes the map from the whole model",
+    )
 
 
 _CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDictionary()
