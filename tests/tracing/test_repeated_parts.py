@@ -89,6 +89,61 @@ def test_no_stage_of_a_trunk_that_runs_twice_is_inside_another():
     assert found(Pair(), (IMAGE, IMAGE)) == [(("trunk.1",), 16, 4)]
 
 
+class TwoScales(nn.Module):
+    """One trunk for an image, and for the same at half its size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two, self.fc = conv(3, 8), conv(8, 8, 2), conv(8, 16, 2), nn.Linear(16, 2)
+
+    def forward(self, x):
+        large, small = (self.two(self.one(self.stem(each))) for each in (x, nn.functional.avg_pool2d(x, 2)))
+        return self.fc(large.mean((2, 3)) + small.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda model: zoo.features(model, IMAGE),
+        lambda model: zoo.truncate(model, after="two")(IMAGE),
+        lambda model: zoo.encoder(model, at=["two"])(IMAGE),
+    ],
+    ids=["features", "truncate", "encoder"],
+)
+def test_a_stage_with_a_map_for_each_of_several_inputs_is_refused_by_name(verb):
+    model = zoo.adopt(TwoScales().eval(), example=IMAGE)
+    with pytest.raises(zoo.errors.NotSupported, match=r"forward runs '(one|two)' 2 times, each time on another input"):
+        verb(model)
+
+
+def test_a_part_that_runs_on_several_inputs_is_adopted_alone_as_the_error_advises():
+    part, x = TwoScales().eval().two, torch.randn(1, 8, 16, 16)
+    zoo.adopt(part, example=x)
+    assert torch.equal(zoo.truncate(part, after=zoo.anatomy(part).stages[-1].name)(x), part(x))
+
+
+class AgainAndAgain(nn.Module):
+    """One block three times, each time on what it gave before."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.down, self.fc = conv(3, 8, 2), conv(8, 8), conv(8, 16, 2), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(3):
+            x = x + self.body(x)
+        return self.fc(self.down(x).mean((2, 3)))
+
+
+def test_a_stage_that_runs_on_what_it_gave_itself_has_the_last_map():
+    model = zoo.adopt(AgainAndAgain().eval(), example=IMAGE, stages=["body", "down"])
+    x, maps = torch.randn(1, 3, 32, 32), []
+    model.body.register_forward_hook(lambda _module, _args, output: maps.append(output.clone()))
+    assert torch.equal(zoo.features(model, x)["body"], maps[-1])
+    assert torch.equal(zoo.encoder(model, at=["body"])(x)[0], maps[2])
+
+
 def test_stages_of_a_head_that_runs_twice_lead_to_the_deepest_map_of_both():
     assert found(HeadOnTwoMaps()) == [(("two",), 16, 4)]
 

@@ -85,7 +85,7 @@ def as_code(anatomy: Anatomy) -> str:
         if (piece := getattr(anatomy, name)) is not None:
             lines.append(_piece_code(name, piece))
     lines += [f"layout={anatomy.layout!r},"] if anatomy.layout != "NCHW" else []
-    lines += [f"{name}={text!r}," for name in ("headless", "indivisible") if (text := getattr(anatomy, name))]
+    lines += [f"{name}={text!r}," for name in ("headless", "indivisible", "depths") if (text := getattr(anatomy, name))]
     return "\n".join(["Anatomy(", *(f"    {line}" for line in lines), ")"])
 
 

@@ -201,6 +201,9 @@ class Anatomy:
         scores: Where the scores are in what forward returns: the name of an attribute, such as ``"logits"``, or a
             module-level function of the output. None where forward returns the scores themselves. ``model(x)`` above
             then reads ``anatomy.scores_in(model(x))``.
+        depths: Dotted paths of modules, parameters and buffers outside the stages that are registered in another place
+            than they run, each with the number of the first stage that needs it: 0 for what runs before all of them,
+            and one more than there are stages for what runs after.
 
     Example:
         >>> from zoo_core.plugin import Chain, flatten
@@ -225,12 +228,14 @@ class Anatomy:
         ...     scaling=InputScaling("transform_input", (0.458,), (-0.03,), norm="conv1.bn"),
         ...     per_channel=("transform.image_mean", "transform.image_std"),
         ... )
+        >>> stages = (Stage("a", ("a",), 8, 2), Stage("b", ("b",), 16, 4))
+        >>> registered_first = Anatomy((), ("a.0",), stages, depths=(("gate_of_b", 2), ("neck", 3)))
 
     Raises:
         AnatomyError: ``heads`` or ``stages`` is no tuple of such records, two ``stages`` have one name, ``stem``,
             ``per_channel`` or ``channel_attributes`` is no tuple of paths, ``features``, ``pool``, ``classify`` or
-            ``scores`` is nothing that can be called, ``layout`` is another word, ``scaling`` is another record, or
-            ``headless``, ``keypoints`` or ``indivisible`` is no text.
+            ``scores`` is nothing that can be called, ``layout`` is another word, ``scaling`` is another record,
+            ``headless``, ``keypoints`` or ``indivisible`` is no text, or ``depths`` no tuple of paths and numbers.
     """
 
     heads: tuple[Head, ...]
@@ -248,6 +253,7 @@ class Anatomy:
     per_channel: tuple[str, ...] = ()
     channel_attributes: tuple[str, ...] = ()
     scores: str | Callable[[Any], Any] | None = None
+    depths: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         require_tuple(self, heads=Head, stem=str, stages=Stage, per_channel=str, channel_attributes=str)
@@ -258,6 +264,9 @@ class Anatomy:
         require_words(self, layout=("NCHW", "NHWC", "NLC"))
         require(self, "scaling", self.scaling is None or isinstance(self.scaling, InputScaling), "an InputScaling")
         require_text(self, "headless", "keypoints", "indivisible", or_none=True)
+        require_tuple(self, depths=tuple)
+        pairs = [[type(each) for each in pair] == [str, int] and pair[1] >= 0 for pair in self.depths]
+        require(self, "depths", all(pairs), "a tuple of pairs: a path, and a number of at least 0")
 
     def scores_in(self, output: Any) -> Any:
         """The scores in what forward returned, ``[N, num_classes]`` for a classifier.

@@ -37,7 +37,7 @@ def depths(model: nn.Module) -> dict[str, int]:
     Returns:
         Tensor name to depth: 0 for the stem and whatever comes before the first stage, ``i`` for the ``i``-th stage
         and what is registered between it and the next, one more for what lies between the last stage and the head, and
-        one more again for the head.
+        one more again for the head. What ``Anatomy.depths`` names is as deep as that says.
 
     Example:
         >>> import zoo_core as zoo
@@ -62,6 +62,7 @@ def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> 
         for name in names:
             if any(under(name, path) for path in stage.modules):
                 staged.setdefault(name, depth)
+    said = dict(anatomy.depths)
     last = [path for piece in (anatomy.pool, anatomy.classify) for path in getattr(piece, "paths", ())]
     waiting = len(staged)  # as long as a stage is still to come, what is beside the stages is before it
     result: dict[str, int] = {}
@@ -70,6 +71,8 @@ def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> 
         waiting -= name in staged
         if name in head:
             result[name] = after + 1
+        elif name not in staged and (path := _innermost(name, said)):
+            result[name] = min(said[path], after)
         elif any(under(name, path) for path in anatomy.stem) and name not in staged:
             result[name] = 0
         elif name not in staged and any(under(name, path) for path in last):
@@ -78,6 +81,11 @@ def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> 
             before = staged.get(name, before if waiting else after)
             result[name] = before
     return result
+
+
+def _innermost(name: str, paths: Collection[str]) -> str:
+    """The longest of some paths of parts that a tensor is in, or is; empty where it is in none."""
+    return max((path for path in paths if under(name, path)), key=len, default="")
 
 
 def in_head(model: nn.Module) -> set[str]:

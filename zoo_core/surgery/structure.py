@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+WALKED = nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict
+"""The modules that a forward walks through and does not call, so that they are no layers."""
+
 
 @dataclass(frozen=True)
 class Structure:

@@ -1,68 +1,116 @@
-"""Layers that run between two stages and belong to none: they are of the later one, wherever they are registered."""
+"""Layers outside the stages are as deep as the first stage that needs them, wherever they are registered."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torch.utils._pytree import tree_iter
+
 from zoo_core.surgery.select import depths_in, tensor_names
-from zoo_core.surgery.structure import under
+from zoo_core.surgery.structure import WALKED, under
+from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from torch import nn
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.passes import Passes
+    from zoo_core.tracing.recording import Dataflow
 
 
 def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
     """The traced anatomy with layers in the stage that first needs them, where they are registered among others.
 
-    Where they are registered just before it, :func:`~zoo_core.surgery.select.depths` has them right.
+    Where they are registered just before it, :func:`~zoo_core.surgery.select.depths` has them right. Parameters that
+    forward uses itself, and what no stage needs, are in ``depths``.
 
     Args:
         passes: The recorded model.
         anatomy: Its stem, heads and stages.
     """
-    names = tensor_names(passes.model)
+    if not anatomy.stages:
+        return anatomy
+    model, names = passes.model, tensor_names(passes.model)
     sites = [site.path for site in anatomy.heads]
     head = {name for name in names if any(under(name, path) for path in sites)}
-    depths, needed = depths_in(names, anatomy, head), _first_stages(passes, anatomy)
-    known = [*sites, *anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
-    astray = {
-        name: first
-        for name, first in needed.items()
-        if first - depths[name] not in {0, 1} and not any(under(name, path) for path in known)
-    }
-    if not astray:
-        return anatomy
-    parameters = [name for name, _ in passes.model.named_parameters(remove_duplicate=False)]
-    stages = []
+    depths, (needed, others) = depths_in(names, anatomy, head), _first_stages(passes, anatomy)
+    late = {path for path in anatomy.stem if not _is_needed_at_first(path, needed)}  # of another branch
+    known = [*sites, *({*anatomy.stem} - late), *(path for stage in anatomy.stages for path in stage.modules)]
+    free = {name: first for name, first in needed.items() if not any(under(name, path) for path in known)}
+    said, stages = dict[str, int](), []
     for depth, stage in enumerate(anatomy.stages, 1):
-        own = [name for name in needed if astray.get(name) == depth]
-        layers = dict.fromkeys(path for name in own for path in _layers_around(name, parameters, own, known))
+        own = [name for name, first in free.items() if first == depth]
+        astray = [name for name in own if depth - depths[name] not in {0, 1}]
+        layers = _layers_around(model, astray, own, known)
         stages.append(replace(stage, modules=(*layers, *stage.modules)))
-    return replace(anatomy, stages=tuple(stages))
+        place = depth if depth > 1 else 0  # what is in no layer, and comes before all stages, is as deep as the stem
+        bare = (name for name in own if depths[name] != place and not any(under(name, path) for path in layers))
+        said |= {name: place for name in bare if name in astray or _is_bare(model, name, known)}
+    for place in range(1, len(stages) + 2):
+        own = [name for name, next_one in others.items() if next_one == place]
+        early = [name for name in own if depths[name] < place and not any(under(name, path) for path in known)]
+        layers = _layers_around(model, early, own, known)
+        bare = (name for name in early if not any(under(name, path) for path in layers))
+        said |= dict.fromkeys([*layers, *bare], place)
+    return replace(anatomy, stages=tuple(stages), depths=tuple(said.items()))
 
 
-def _first_stages(passes: Passes, anatomy: Anatomy) -> dict[str, int]:
-    """For each tensor that a stage needs, the first one that does, counted from 1; in the order that they are used."""
-    flow = passes.evaluated
-    ops, first = flow.recording.ops, dict[int, int]()
-    for depth, stage in enumerate(anatomy.stages, 1):
-        made = [value for call in flow.recording.calls() if call.path == stage.output for value in call.outputs]
-        for number in flow.ancestors(made):
-            first.setdefault(number, depth)
-    result: dict[str, int] = {}
-    for number in sorted(first):
-        for name in flow.parameters_of(ops[number]):
-            result[name] = min(result.get(name, first[number]), first[number])
-    return result
+def _is_needed_at_first(path: str, needed: Mapping[str, int]) -> bool:
+    """Whether the first stage needs a layer of the stem."""
+    return min((first for name, first in needed.items() if under(name, path)), default=1) == 1
 
 
-def _layers_around(name: str, parameters: Sequence[str], own: Collection[str], known: Sequence[str]) -> list[str]:
-    """The largest module with a tensor, and none beside ``own``, as a list; none if it holds a ``known`` part."""
-    steps = name.split(".")[:-1]
-    paths = [".".join(steps[:end]) for end in range(1, len(steps) + 1)]
-    alone = [path for path in paths if all(each in own for each in parameters if under(each, path))] or paths[-1:]
-    return [path for path in alone[:1] if not any(under(each, path) for each in known)]
+def _first_stages(passes: Passes, anatomy: Anatomy) -> tuple[dict[str, int], dict[str, int]]:
+    """For each tensor that a stage needs, the first one that does, from 1; in the order they are used.
+
+    And for each other one that leads to an output, as of an exit or a decoder, the stage that comes next when it runs:
+    one more than there are after all of them.
+    """
+    needed, others = dict[str, int](), dict[str, int]()
+    for flow in [passes.evaluated, *([passes.trained] if passes.trained else [])]:
+        first, ends = dict[int, int](), list[int]()
+        for depth, stage in enumerate(anatomy.stages, 1):
+            calls = [call for call in flow.recording.calls() if call.path == stage.output]
+            ends += [call.end for call in calls[:1]]
+            for number in flow.ancestors(value for call in calls for value in call.outputs):
+                first.setdefault(number, depth)
+        outputs = [each.value for each in tree_iter(flow.recording.root.output) if isinstance(each, Ref)]
+        for number in sorted({*first, *flow.ancestors(outputs)}):
+            result, place = (
+                (needed, first[number]) if number in first else (others, 1 + sum(end <= number for end in ends))
+            )
+            for name in _tensors_of(passes, flow, number):
+                result[name] = min(result.get(name, place), place)
+    return needed, {name: place for name, place in others.items() if name not in needed}
+
+
+def _tensors_of(passes: Passes, flow: Dataflow, number: int) -> Iterable[str]:
+    """Names of the parameters and buffers that a recorded op uses: of what torch does not show, all of its module."""
+    op = flow.recording.ops[number]
+    if op.function is not None:
+        return flow.parameters_of(op)
+    path = op.modules[-1]
+    return [name for name in tensor_names(passes.model) if path and under(name, path)]
+
+
+def _layers_around(model: nn.Module, names: Iterable[str], own: Collection[str], known: Sequence[str]) -> list[str]:
+    """For tensors, the largest modules with one of them, with none beside ``own``, and with no ``known`` part."""
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    result: dict[str, None] = {}
+    for name in names:
+        steps = name.split(".")[:-1]
+        paths = [".".join(steps[:end]) for end in range(1, len(steps) + 1)]
+        called = [path for path in paths if not isinstance(model.get_submodule(path), WALKED)]
+        alone = [path for path in called if all(each in own for each in parameters if under(each, path))]
+        result |= dict.fromkeys([path for path in alone if not any(under(each, path) for each in known)][:1])
+    return [*result]
+
+
+def _is_bare(model: nn.Module, name: str, known: Sequence[str]) -> bool:
+    """Whether a tensor is in no layer, but in the model itself, in a list, or in a module around ``known`` parts."""
+    owner = name.rpartition(".")[0]
+    is_listed = isinstance(model.get_submodule(owner), WALKED)
+    return not owner or is_listed or any(under(path, owner) for path in known)

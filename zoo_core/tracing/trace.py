@@ -20,7 +20,7 @@ from zoo_core.tracing.last_layers import Layers
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import with_stages
-from zoo_core.tracing.stage_proof import unproven_stages
+from zoo_core.tracing.stage_proof import unproven_stages, with_several_maps
 from zoo_core.tracing.stem_finder import channel_counts, find_stem
 from zoo_core.utils.arguments import strict_arguments
 
@@ -119,6 +119,7 @@ def trace(
         missing["split"] = anatomy.indivisible
     if why := unproven_stages(passes, grid, anatomy, main, stages):
         anatomy, missing["stages"] = replace(anatomy, stages=()), why
+    anatomy = with_several_maps(passes.evaluated, anatomy)
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
     is_batched = passes.example is not example
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size, is_batched=is_batched)

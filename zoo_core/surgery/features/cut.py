@@ -13,10 +13,10 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.features.extract import LeftOut, recorded, stage_index, tapped
 from zoo_core.surgery.features.forward import recompose, without_hooks
-from zoo_core.surgery.features.twin import own_hooks, replaced
+from zoo_core.surgery.features.twin import own_hooks, replaced, with_unsaved_buffers
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
-from zoo_core.surgery.structure import under
+from zoo_core.surgery.structure import WALKED, under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.chain import Step
+    from zoo_core.surgery.features.twin import Module
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:
@@ -46,7 +47,7 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
             path = f"{start}{name}"
             inside = [depth for tensor, depth in by_depth.items() if under(tensor, path)]
             kept = any(under(each, path) for each in keep)
-            if isinstance(child, nn.ModuleList | nn.ModuleDict):  # a forward walks through them, and may do so early
+            if isinstance(child, WALKED):  # a forward walks through them, and may do so early
                 yield from visit(child, f"{path}.")
             elif not kept and (all(map(gone, inside)) if inside else path in bare_layers):
                 yield path
@@ -54,6 +55,22 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
                 yield from visit(child, f"{path}.")
 
     return {path: LeftOut(path) for path in visit(unwrap(model), "")}
+
+
+def cut_off(model: nn.Module, twin: Module, gone: Callable[[int], bool]) -> Module:
+    """A twin without what a cut leaves out: the modules of :func:`absent`, and parameters that are in none of these.
+
+    Such parameters, which forward uses itself after the cut, are buffers in it that are not saved.
+
+    Args:
+        model: A model from ``zoo.get`` or ``zoo.adopt``.
+        twin: The same, or a twin of it; not changed.
+        gone: Says of a depth, as :func:`~zoo_core.surgery.select.depths` counts it, whether it is left out.
+    """
+    result, by_depth = replaced(twin, absent(model, gone)), depths(model)
+    said = [path for path, _ in anatomy_of(model).depths]
+    names = [name for name, _ in result.named_parameters(remove_duplicate=False) if gone(by_depth.get(name, 0))]
+    return with_unsaved_buffers(result, [name for name in names if name in said])
 
 
 def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
@@ -227,7 +244,7 @@ def truncate(model: nn.Module, *, after: str) -> nn.Module:
     kept = stage_index(model, after) + 1
     bare = unwrap(model)
     run = front(bare, kept)
-    twin = replaced(bare, absent(bare, lambda depth: depth > kept))
+    twin = cut_off(bare, bare, lambda depth: depth > kept)
     twin = tapped(twin, needs_tap(run))
     own_hooks(twin)
     read = anatomy_of(model).stages[kept - 1].read

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.features.cut import AtStage, absent, only_front
+from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import hooked, module_path, names_of_parts, recorded, tapped
 from zoo_core.surgery.features.forward import entered, without_hooks
@@ -339,7 +339,7 @@ def _body(
     model: nn.Module, twin: nn.Module, chosen: list[Place], deepest: int, run: Callable[[Any, Any], Any]
 ) -> nn.Module:
     """What an encoder runs: a tapped twin of the model without what is deeper than its maps; its metadata says so."""
-    body = replaced(twin, absent(model, lambda depth: depth > deepest))
+    body = cut_off(model, twin, lambda depth: depth > deepest)
     body = tapped(body, {place.path for place in chosen if place.path})
     last = max((place for place in chosen if place.path), key=lambda place: place.order)
     own_hooks(body, before=False)

@@ -335,7 +335,7 @@ def features(
     Raises:
         UsageError: ``at`` is neither a name nor several, or ``x`` is none that the model takes.
         UnknownPart: There is no such stage or module; the message lists the stages.
-        NotSupported: A module did not run.
+        NotSupported: A module did not run; or forward runs a stage on several inputs, as a Siamese network does.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:

@@ -78,6 +78,28 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
     return twin
 
 
+def with_unsaved_buffers(model: Module, names: Iterable[str]) -> Module:
+    """A twin of ``model`` in which some of its own parameters are buffers that no state dict holds.
+
+    Args:
+        model: Left as it is.
+        names: Names of the parameters.
+    """
+    owners: dict[str, list[str]] = {}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        owners.setdefault(owner, []).append(leaf)
+    result = model
+    for owner, leaves in owners.items():
+        part = _following(result.get_submodule(owner))
+        parameters, buffers = {**part._parameters}, {**part._buffers}  # noqa: SLF001 - torch has no public way
+        buffers |= {leaf: tensor.detach() for leaf in leaves if (tensor := parameters.pop(leaf)) is not None}
+        unsaved = {*part._non_persistent_buffers_set, *leaves}  # noqa: SLF001 - as above
+        part.__dict__.update(_parameters=parameters, _buffers=buffers, _non_persistent_buffers_set=unsaved)
+        result = replaced(result, {owner: part}) if owner else cast("Module", part)
+    return result
+
+
 _WHOLE = "_zoo_whole"
 """Name of the attribute in which a twin refers to the module that it is a twin of."""
 
