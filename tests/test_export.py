@@ -175,13 +175,25 @@ def test_attention_within_windows_is_exported_to_onnx(tmp_path):
 
 
 @pytest.mark.extra
-def test_the_reason_of_an_exporter_names_what_caused_it_and_has_no_colours(tmp_path):
-    def many(h):
-        parts = h.view(-1, 2, 1, 4, 1)
-        return h + torch.nn.functional.scaled_dot_product_attention(parts, parts, parts, None).flatten(1)
+@pytest.mark.parametrize(
+    ("axes", "mask"),
+    [((2, 4, 1), (4, 4)), ((2, 4, 1), (-1, 4, 4)), ((2, 1, 4, 1), (4, 4)), ((2, 1, 4, 1), (-1, 2, 1, 4, 4))],
+    ids=["three axes", "three axes, a mask each", "five axes", "five axes, a mask each"],
+)
+def test_attention_with_a_mask_is_exported_to_onnx(axes, mask, tmp_path):
+    def masked(h):
+        parts = h.view(-1, *axes) if len(axes) > 3 else h.view(-1, *axes[1:])  # heads of a batch on one axis, as in SAM
+        scores = parts @ parts.transpose(-1, -2)
+        added = scores[0].flatten()[:16].view(mask) if len(mask) == 2 else scores * 3
+        return h + torch.nn.functional.scaled_dot_product_attention(parts, parts, parts, attn_mask=added).view(-1, 8)
 
-    with pytest.raises(NotSupported, match=r"ConversionError: .*, since AssertionError: only 4D") as raised:
-        zoo.export(adopted(many), tmp_path / "model.onnx")
+    assert zoo.export(adopted(masked), tmp_path / "model.onnx").difference < 1e-4
+
+
+@pytest.mark.extra
+def test_the_reason_of_an_exporter_names_what_caused_it_and_has_no_colours(tmp_path):
+    with pytest.raises(NotSupported, match=r"ConversionError: .*, since DispatchError: No ONNX function") as raised:
+        zoo.export(adopted(torch.special.bessel_j0), tmp_path / "model.onnx")
     assert "x1b" not in str(raised.value)
 
 

@@ -174,29 +174,56 @@ def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynam
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
         with _FlatAttention():
             exported = _program(model, x, dynamic)
-        program = torch.onnx.export(
-            exported,
-            dynamo=True,
-            input_names=[input_name(model.names)],
-            output_names=list(model.names),
-            verbose=False,
-        )
-    if program is None:
-        raise ZooError("torch gave no ONNX program", hint="another version of torch")
-    program.model.metadata_props[METADATA] = metadata
-    size = sum(each.const_value.nbytes for each in program.model.graph.initializers.values() if each.const_value)
-    program.save(path, external_data=size > _ALONE_UP_TO)
+        for optimize in (True, False):  # optimizing takes away what some models need, such as timm's Gemma
+            program = torch.onnx.export(
+                exported,
+                dynamo=True,
+                input_names=[input_name(model.names)],
+                output_names=list(model.names),
+                optimize=optimize,
+                verbose=False,
+            )
+            if program is None:
+                raise ZooError("torch gave no ONNX program", hint="another version of torch")
+            program.model.metadata_props[METADATA] = metadata
+            tensors = (each.const_value for each in program.model.graph.initializers.values() if each.const_value)
+            program.save(path, external_data=sum(each.nbytes for each in tensors) > _ALONE_UP_TO)
+            if _is_whole(path):
+                return
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether everything that an ONNX graph computes with is there."""
+    try:
+        _require_onnx().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - the runtime's, which opens the file again and says the others
+        return "is not a graph input, initializer, or output of a previous node" not in str(error)
+    return True
 
 
 class _FlatAttention(TorchFunctionMode):
-    """Attention over more than four axes, such as windows of an image, as over four: torch exports no other."""
+    """Attention over other than four axes, such as windows of an image, as over four: torch exports no other."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function; for such an attention with the axes before the last three as one."""
-        if func is scaled_dot_product_attention and args[0].ndim > _ATTENTION_AXES and len(args) == len("qkv"):
-            result: Tensor = func(*(each.flatten(0, -4) for each in args), **(kwargs or {}))
-            return torch.unflatten(result, 0, args[0].shape[:-3])
+        """Call the function, or such an attention with other axes."""
+        if func is scaled_dot_product_attention and args[0].ndim != _ATTENTION_AXES:
+            return _flat_attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _flat_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Attention with the axes before the last three as one, or with one more; arguments as torch has them."""
+    mask, axes = attn_mask, query.shape[:-3]
+    if query.ndim < _ATTENTION_AXES:
+        mask = mask[None] if mask is not None and mask.ndim == query.ndim else mask
+        alone: Tensor = scaled_dot_product_attention(query[None], key[None], value[None], mask, *args, **kwargs)
+        return alone[0]
+    if mask is not None and mask.ndim >= _ATTENTION_AXES:
+        mask = mask.expand(*axes, *mask.shape[-3:]).flatten(0, -4)
+    query, key, value = (each.flatten(0, -4) for each in (query, key, value))
+    return torch.unflatten(scaled_dot_product_attention(query, key, value, mask, *args, **kwargs), 0, axes)
 
 
 def input_name(outputs: Sequence[str]) -> str:
