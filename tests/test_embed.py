@@ -128,6 +128,28 @@ def test_a_probe_tells_classes_that_are_apart_and_not_noise(glyphs, photos):
         zoo.probe(zoo.embed(glyphs, photos / "dark"))
 
 
+def test_one_image_is_looked_for_and_not_the_first_of_many(glyphs, photos):
+    with pytest.raises(UsageError, match="several images"):
+        zoo.embed(glyphs, photos).nearest(photos)
+
+
+@pytest.mark.parametrize("vector", [torch.zeros(2), torch.tensor([0.0, float("nan")])])
+def test_nothing_is_near_to_a_vector_without_a_direction(vector):
+    with pytest.raises(UsageError, match=r"(zero|nan).*nothing is near"):
+        zoo.Embeddings(("a", "b"), torch.eye(2)).nearest(vector)
+
+
+def test_one_image_is_no_outlier():
+    assert zoo.Embeddings(("a",), torch.ones(1, 2)).outliers() == []
+
+
+@pytest.mark.parametrize("columns", [(("a",),), (("a", "b"), ("x",)), (("a", "b"), (), ((1, 1),))])
+def test_columns_of_other_lengths_are_refused(columns):
+    names, *rest = columns
+    with pytest.raises(UsageError, match=r"1 (names|labels|sizes) for 2 vectors"):
+        zoo.Embeddings(names, torch.eye(2), *rest)
+
+
 # With pyarrow and usearch
 
 

@@ -219,8 +219,12 @@ class Embedder:
 
         Raises:
             ImageError: It cannot be read, or is of a size that the model cannot take.
+            UsageError: There are several.
         """
-        (row,) = self.run((source, "") for source in islice(sources_of(image)[0], 1))
+        sources = list(islice(sources_of(image)[0], 2))
+        if len(sources) > 1:
+            raise UsageError(f"{image} is several images", expected="one, to find those that are near")
+        (row,) = self.run((source, "") for source in sources)
         if row.vector is None:
             raise ImageError(row.error, name=row.name)
         return row.vector
@@ -277,6 +281,12 @@ class Embeddings:
     model: nn.Module | None = field(default=None, repr=False)
     input_size: int | Sequence[int] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse columns that are not as long as each other: names would be those of other vectors."""
+        for what, each in (("names", self.names), ("labels", self.labels), ("sizes", self.sizes)):
+            if (each or what == "names") and len(each) != len(self.vectors):
+                raise UsageError(f"{len(each)} {what} for {len(self.vectors)} vectors", expected="one for each")
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -299,12 +309,14 @@ class Embeddings:
             Names and similarities from -1 to 1, the most similar first.
 
         Raises:
-            UsageError: There is no model for an image, or the vector is of another length.
+            UsageError: There is no model for an image, there are several images, or the vector is zero or of another
+                length.
         """
         check_count("k", k)
         vector = self._vector(query)
-        if not vector.isfinite().all():
-            raise UsageError("the vector has nan or infinity in it, to which nothing is near")
+        if not vector.isfinite().all() or not vector.any():
+            what = "has nan or infinity in it" if vector.any() else "is zero, which has no direction"
+            raise UsageError(f"the vector {what}, to which nothing is near")
         self.require_finite()
         if not len(self):
             return []
@@ -341,10 +353,13 @@ class Embeddings:
     def outliers(self, count: int = 10, *, k: int = 5) -> list[tuple[str, float]]:
         """The images least like their ``k`` nearest, with the mean similarity to these, the strangest first."""
         check_count("count", count)
+        check_count("k", k)
+        if len(self) == 1:  # like nothing, and unlike nothing
+            return []
         means = [torch.empty(0)]
         for start, similar in self._similarities():
             similar[torch.arange(len(similar)), torch.arange(start, start + len(similar))] = -1.0  # not itself
-            means.append(similar.topk(min(k, max(len(self) - 1, 1)), dim=1).values.mean(1))
+            means.append(similar.topk(min(k, len(self) - 1), dim=1).values.mean(1))
         values = torch.cat(means)
         order = values.argsort(stable=True)[:count]
         return [(self.names[i], values[i].item()) for i in order.tolist()]
