@@ -105,6 +105,46 @@ def test_rates_of_layers_fall_from_the_head_to_the_stem_as_they_run(net):
     assert rates["stem.weight"] == 0.0625
 
 
+class Conditioned(nn.Module):
+    """A U-Net that is given a time as well; the layer between two of its stages is registered first of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.times = nn.Conv2d(8, 8, 1), nn.ModuleList([nn.Linear(4, 8), nn.Linear(4, 16)])
+        self.stem, self.norm, self.a, self.b = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            block(8, 8),
+            block(8, 16),
+        )
+        self.up, self.fc = nn.Conv2d(24, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x, time):
+        a = self.a(self.norm(self.stem(x)))
+        b = self.b(a + self.gate(a) + self.times[0](time)[:, :, None, None])
+        b = functional.interpolate(b + self.times[1](time)[:, :, None, None], scale_factor=2)
+        return self.fc(self.up(torch.cat([a, b], 1)))
+
+
+@pytest.fixture
+def conditioned():
+    return zoo.adopt(Conditioned().eval(), example=(X[:1], torch.ones(1, 4)))
+
+
+def test_layers_beside_one_that_is_registered_early_are_as_deep_as_before(conditioned):
+    zoo.freeze(conditioned, until="b")
+    frozen = {name.rpartition(".")[0] for name, each in conditioned.named_parameters() if not each.requires_grad}
+    assert frozen >= {"stem", "norm", "a.0", "a.1", "a.3"}
+    assert not frozen & {"gate", "times.0", "times.1", "up", "fc"}
+
+
+@pytest.mark.parametrize("stage", ["a", "b"])
+def test_front_of_a_model_of_several_inputs_ends_where_its_forward_cannot_go_on(conditioned, stage):
+    inputs = (X, torch.rand(2, 4))
+    front = zoo.truncate(conditioned, after=stage)
+    assert torch.equal(front(inputs), zoo.features(conditioned, inputs)[stage])
+
+
 class Exits(nn.Module):
     """A side branch is registered first, and runs between the stages on what they give."""
 

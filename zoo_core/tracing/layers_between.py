@@ -37,7 +37,7 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
     sites = [site.path for site in anatomy.heads]
     head = {name for name in names if any(under(name, path) for path in sites)}
     depths, (needed, others) = depths_in(names, anatomy, head), _first_stages(passes, anatomy)
-    late = {path for path in anatomy.stem if not _is_needed_at_first(path, needed)}  # of another branch
+    late = {path for path in anatomy.stem if not _is_needed_at_first(path, {**others, **needed})}  # of a branch
     known = [*sites, *({*anatomy.stem} - late), *(path for stage in anatomy.stages for path in stage.modules)]
     free = {name: first for name, first in needed.items() if not any(under(name, path) for path in known)}
     said, stages = dict[str, int](), []
@@ -55,7 +55,12 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
         layers = _layers_around(model, early, own, known)
         bare = (name for name in early if not any(under(name, path) for path in layers))
         said |= dict.fromkeys([*layers, *bare], place)
-    return replace(anatomy, stages=tuple(stages), depths=tuple(said.items()))
+    result = replace(anatomy, stages=tuple(stages), depths=tuple(said.items()))
+    named = [*said, *known, *(path for stage in stages for path in stage.modules)]
+    moved = depths_in(names, result, head)  # those that are registered after what is of a later stage now
+    moved = {name: depths[name] for name, depth in moved.items() if depth != depths[name]}
+    moved = {name: depth for name, depth in moved.items() if not any(under(name, path) for path in named)}
+    return replace(result, depths=(*result.depths, *moved.items()))
 
 
 def _is_needed_at_first(path: str, needed: Mapping[str, int]) -> bool:

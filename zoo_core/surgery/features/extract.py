@@ -249,10 +249,19 @@ def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, e
             return False
         try:
             with inferring(body):
-                run(body, example_input(body).to(x))
+                run(body, _example_like(body, x))
         except Exception as other:  # noqa: BLE001 - whatever a library raises where its layers are gone
             _CUT_SHORT[body] = _place_of(other)
     return _CUT_SHORT.get(body) == place
+
+
+def _example_like(body: nn.Module, x: Any) -> Any:
+    """What the model is made for, to extract features of: an image, or the values that it was traced with."""
+    example = metadata_of(body).example
+    if example is None or isinstance(example, Tensor):
+        return example_input(body).to(x)
+    devices = [each.device for each in tree_leaves(x) if isinstance(each, Tensor)]
+    return tree_map(lambda each: each.to(devices[0]) if isinstance(each, Tensor) else each, example)
 
 
 def _place_of(error: Exception) -> tuple[type, str, int]:
