@@ -109,6 +109,27 @@ class Faint(toys.Toy):
             nn.init.zeros_(layer.bias)
 
 
+class Weighted(toys.Toy):
+    """Its scores are weighted by how bright the image is."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores if self.training else scores * x.mean((1, 2, 3)).unsqueeze(1)
+
+
+class NormedPatches(nn.Module):
+    """The numbers of each patch of the image are normalized before its first linear layer."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.first, self.embed = nn.LayerNorm(192), nn.Linear(192, 6)
+        self.block, self.fc = nn.LayerNorm(6), nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        places = pixel_unshuffle(x, 8).flatten(2).transpose(1, 2)
+        return self.fc(self.block(self.embed(self.first(places))).mean(1))
+
+
 class Sound(nn.Module):
     """Signals of one axis."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest import SkipTest
 
 import pytest
@@ -95,15 +96,14 @@ def test_an_expected_failure_of_nothing_is_an_error(known, says):
 
 
 def indivisible(model):
-    from dataclasses import replace
-
-    return replace(toys.anatomy(model), indivisible="its scores are weighted by its features")
+    return replace(toys.anatomy(model), features=None, pool=None, indivisible="its scores are weighted by its images")
 
 
 def test_what_zoo_refuses_with_a_reason_is_skipped_with_that_reason():
-    with zoo.use(toys.zoo_of(indivisible)):
-        verdict = judge(check_split, toys.CARD)
-        with pytest.raises(SkipTest, match="refused: this Toy cannot be split"):
-            Plain().test_conformance(toys.CARD, check_split)
+    card = replace(toys.CARD, build="support.odd_toys:Weighted")
+    with zoo.use(toys.zoo_of(indivisible, card)):
+        verdict = judge(check_split, card)
+        with pytest.raises(SkipTest, match="refused: this Weighted cannot be split"):
+            Plain().test_conformance(card, check_split)
     assert verdict.outcome == "refused"
-    assert "its scores are weighted by its features" in verdict.reason
+    assert "its scores are weighted by its images" in verdict.reason

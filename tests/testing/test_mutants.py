@@ -9,11 +9,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import cut_mutants, input_mutants, odd_toys, record_mutants, side_effects, toys
+from support import (
+    cut_mutants,
+    input_mutants,
+    odd_toys,
+    plugin_mutants,
+    record_mutants,
+    side_effects,
+    stage_mutants,
+    toys,
+)
 from support.mutants import MUTANTS as GENERAL
 
 import zoo_core as zoo
-from zoo_core import Family
+from zoo_core import Family, Preprocessing
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
 from zoo_core.testing import (
@@ -21,10 +30,12 @@ from zoo_core.testing import (
     FAMILY_CHECKS,
     check_branch,
     check_builds,
+    check_card,
     check_forward,
     check_light,
     check_names,
     check_split,
+    check_stem,
     judge,
 )
 from zoo_core.testing.checks.builds import _looked_at
@@ -37,6 +48,8 @@ MUTANTS = {
     **cut_mutants.MUTANTS,
     **input_mutants.MUTANTS,
     **record_mutants.MUTANTS,
+    **stage_mutants.MUTANTS,
+    **plugin_mutants.MUTANTS,
 }
 
 
@@ -76,7 +89,6 @@ def test_a_forward_that_draws_and_seeds_nothing_passes():
 
 ODD = {
     "tokens": (odd_toys.tokens(), "Tokens", "classification"),
-    "tokens of one size": (odd_toys.tokens(), "OneSize", "classification"),
     "tokens whose places are remembered": (odd_toys.tokens(), "Remembering", "classification"),
     "tokens of an image that is resized": (odd_toys.tokens(), "Resizing", "classification"),
     "large strides": (odd_toys.deep(), "Deep", "classification"),
@@ -97,6 +109,31 @@ def test_a_right_plugin_of_another_kind_passes(name):
         verdicts = [judge(check, card) for check in CHECKS]
     assert [(each.check, each.reason) for each in verdicts if each.outcome == "failed"] == []
     assert {each.check for each in verdicts if each.outcome == "refused"} <= {"split", "training", "features", "branch"}
+
+
+def test_a_stem_that_begins_with_a_norm_is_refused_with_a_reason():
+    def anatomy(model):
+        return replace(odd_toys.tokens()(model), stem=("first",))
+
+    card = replace(toys.CARD, build="support.odd_toys:NormedPatches")
+    with zoo.use(toys.zoo_of(anatomy, card)):
+        verdict = judge(check_stem, card)
+    assert verdict.outcome == "refused"
+    assert "the stem 'first' of this NormedPatches cannot be adapted" in verdict.reason
+
+
+@pytest.mark.parametrize("url", ["https://github.com/acme/net/blob/main/toy-5c106cde.pth?raw=true"])
+def test_an_address_of_a_file_that_looks_like_that_of_a_page_passes(url):
+    with zoo.use(toys.zoo_of()):
+        assert judge(check_card, replace(toys.CARD, weights=(replace(toys.V1, urls=(url,)),))).reason == ""
+
+
+def test_a_right_plugin_of_one_size_passes():
+    weights = replace(toys.V1, preprocessing=Preprocessing(crop=(64, 64), resize=(72,)))
+    card = replace(toys.CARD, build="support.odd_toys:OneSize", input_size=(3, 64, 64), weights=(weights,))
+    with zoo.use(toys.zoo_of(odd_toys.tokens(), card)):
+        verdicts = [judge(check, card) for check in CHECKS]
+    assert [(each.check, each.reason) for each in verdicts if each.outcome == "failed"] == []
 
 
 def test_signals_of_one_axis_fit_but_for_their_stages():
@@ -248,8 +285,26 @@ def test_a_catalogue_that_needs_its_caller_is_found(on_disk):
             "mutant/other@V1: other.pth has the digest of a file of mutant/net, net.pth",
         ),
         ('("net", "other")', "()", "is empty"),
+        (
+            '"support.toys:Toy"',
+            '"support.toys:Toy", weights=(Weights("V1", ("https://a.b/net.pth",)),), parameters=10 ** (len(name) + 3)',
+            "net and other have one file, https://a.b/net.pth, and 1,000,000 and 100,000,000 parameters",
+        ),
     ],
-    ids=["twice", "slash", "at", "empty", "family", "no card", "size", "last", "capital", "digest", "nothing"],
+    ids=[
+        "twice",
+        "slash",
+        "at",
+        "empty",
+        "family",
+        "no card",
+        "size",
+        "last",
+        "capital",
+        "digest",
+        "nothing",
+        "copied",
+    ],
 )
 def test_a_wrong_record_in_the_catalogue_is_named(on_disk, old, new, says):
     with zoo.use(on_disk(CATALOGUE.replace(old, new))):

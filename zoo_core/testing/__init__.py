@@ -14,6 +14,7 @@ called by hand as well. Models are built untrained through ``zoo.get(..., weight
 
 from zoo_core.testing.checks.anatomy import check_in_features as check_in_features
 from zoo_core.testing.checks.anatomy import check_paths as check_paths
+from zoo_core.testing.checks.borders import check_borders as check_borders
 from zoo_core.testing.checks.builds import check_builds as check_builds
 from zoo_core.testing.checks.copies import check_save as check_save
 from zoo_core.testing.checks.copies import check_twins as check_twins

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks.anatomy import check_in_features, check_paths
+from zoo_core.testing.checks.borders import check_borders
 from zoo_core.testing.checks.builds import check_builds
 from zoo_core.testing.checks.copies import check_save, check_twins
 from zoo_core.testing.checks.features import check_branch, check_depths, check_features
@@ -40,6 +41,7 @@ CHECKS: tuple[Callable[[Card], None], ...] = (
     check_stem,
     check_in_features,
     check_stages,
+    check_borders,
     check_depths,
     check_features,
     check_branch,

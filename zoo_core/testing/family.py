@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _HEAVY = ("torch",)
 _SAYS = ("HEAVY", "NETWORK", "PRINTS", "CARDS")
 """What the program below begins its lines with."""
+_MANY_MORE = 2
 _IMAGE = 3
 """Numbers of an input_size that has channels, rows and columns."""
 _WATCH = """
@@ -123,6 +124,7 @@ def check_names(family: str) -> None:
     require(not twice, f"{family}: two cards are called {', '.join(map(repr, twice[:5]))}")
     alike = [name for name, count in Counter(card.name.lower() for card in cards).items() if count > 1]
     require(not alike, f"{family}: two names differ by capitals only, which some file systems cannot tell: {alike[:5]}")
+    _check_urls(family, cards)
     files: dict[str, tuple[str, str]] = {}
     entries = ((card.id, weights) for card in cards for weights in card.weights if weights.sha256)
     for model, weights in entries:
@@ -131,6 +133,20 @@ def check_names(family: str) -> None:
             name == weights.file_name,
             f"{model}@{weights.tag}: {weights.file_name} has the digest of a file of {other}, {name}",
         )
+
+
+def _check_urls(family: str, cards: Iterable[Card]) -> None:
+    """No two cards of a family have one file, where one of their models has many more parameters than the other."""
+    models: dict[str, Card] = {}
+    for card in cards:
+        for url in (url for weights in card.weights if not weights.whole for url in weights.urls):
+            other = models.setdefault(url, card)
+            counts = sorted(each.parameters or 0 for each in (card, other))
+            require(
+                counts[0] == 0 or counts[1] < _MANY_MORE * counts[0],
+                f"{family}: {other.name} and {card.name} have one file, {url}, and {counts[0]:,} and {counts[1]:,} "
+                "parameters: one of the two addresses is copied",
+            )
 
 
 def check_exceptions(family: str) -> None:

@@ -55,6 +55,9 @@ def check_paths(card: Card) -> None:
     for head in anatomy.heads:
         _check_attributes(card, model, head)
         _check_layer(card, model, head)
+    for name in ("channel_attributes", "per_channel"):
+        for path in getattr(anatomy, name):
+            _attribute(model, path, f"{card.id}: Anatomy.{name} has {path!r}, which")
 
 
 def _check_layer(card: Card, model: nn.Module, head: Head) -> None:
@@ -66,6 +69,12 @@ def _check_layer(card: Card, model: nn.Module, head: Head) -> None:
         f"{card.id}: head site {head.path!r} is a {type(site).__name__}, of which a swap would replace "
         f"{', '.join(f'{head.path}.{name}' for name in layers)} and all beside; name the last layer",
     )
+    kind = next((kind for kind, layer in _KINDS.items() if isinstance(site, layer)), head.kind)
+    require(
+        head.kind == kind,
+        f"{card.id}: head site {head.path!r} is a {type(site).__name__}, and its kind {head.kind!r}: a swap would put "
+        f"another layer there; Head(..., kind={kind!r})",
+    )
     hooked = bool(site._forward_hooks or site._forward_pre_hooks)  # noqa: SLF001 - torch has no way to ask
     require(not hooked, f"{card.id}: head site {head.path!r} has a hook, which a swap would lose: let forward do that")
 
@@ -74,17 +83,23 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
     """Every attribute that the anatomy gives a head site is in the model, and holds its number of classes."""
     for path in head.attributes:
         label = f"{card.id}: head site {head.path!r}: attribute {path!r}"
-        *owners, name = path.split(".")
-        try:
-            owner: object = reduce(getattr, owners, model)
-            value = getattr(owner, name)
-        except AttributeError as error:
-            nearest = did_you_mean(close_matches(name, vars(model), limit=1), "it is a path from the model")
-            require(condition=False, message=f"{label} is not there: {error}; {nearest}")
-        else:
-            require(value == head.num_classes, f"{label} is {value!r}, and the site gives {head.num_classes} classes")
+        value = _attribute(model, path, label)
+        require(value == head.num_classes, f"{label} is {value!r}, and the site gives {head.num_classes} classes")
 
 
+def _attribute(model: nn.Module, path: str, label: str) -> object:
+    """What is in an attribute of a model that the anatomy names; a finding where it is not there."""
+    try:
+        result: object = reduce(getattr, path.split("."), model)
+    except AttributeError as error:
+        nearest = close_matches(path.rpartition(".")[2], vars(model), limit=1)
+        raise NonConformance(
+            f"{label} is not there: {error}; {did_you_mean(nearest, 'it is a path from the model')}"
+        ) from error
+    return result
+
+
+_KINDS = {"linear": nn.Linear, "conv": nn.Conv2d, "conv1d": nn.Conv1d, "conv3d": nn.Conv3d}
 _VECTOR_AXES = 2
 _SCORING = ("distilled", "summed")
 """Roles of head sites whose scores are a part of the model's."""

@@ -7,6 +7,7 @@ import gc
 import pickle
 import weakref
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -206,6 +207,7 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     known = {id(tensor) for _, tensor in _tensors(model)}
     shared = [name for name, tensor in _tensors(again) if id(tensor) in known]
     require(not shared, f"{label} returns a model that shares {', '.join(shared[:5])} with the one before")
+    _check_own_attributes(label, model, again)
     require(again.training, f"{label} returns a model in eval mode; zoo.get gives models in train mode")
     before = {id(module) for module in model.modules()}  # an activation may be one module in all models of a library
     off = [path for path, module in again.named_modules() if not module.training and id(module) not in before]
@@ -220,6 +222,22 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     for part, paths in {**parts, "the stem": anatomy.stem}.items():
         inside = [on for name, on in trains.items() if any(under(name, path) for path in paths)]
         require(any(inside) or not inside, f"{label} freezes every parameter of {part}")
+
+
+def _check_own_attributes(label: str, model: nn.Module, again: nn.Module) -> None:
+    """A model that was built has a configuration of its own, if surgery changes a number there."""
+    anatomy = metadata_of(model).anatomy
+    for path in (*(path for head in anatomy.heads for path in head.attributes), *anatomy.channel_attributes):
+        owner = path.rpartition(".")[0]
+        try:
+            one, two = (attrgetter(owner)(each) if owner else each for each in (model, again))
+        except AttributeError:  # which the check of paths says
+            continue
+        require(
+            one is not two,
+            f"{label} returns a model that shares {owner} with the one before: what changes {path} in one of them, as "
+            "zoo.swap_head does, changes it in all",
+        )
 
 
 def _class_name(module: nn.Module) -> str:

@@ -6,7 +6,7 @@ import copy
 import gc
 import logging
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
@@ -134,7 +134,17 @@ def _check_batch(card: Card, model: nn.Module) -> None:
     if other is not None:
         with torch.no_grad():
             one, two = (scores_of(model, *arguments(card, x)) for _ in range(2))
+            alone = scores_of(model, *arguments(card, x[:1]))
+            with _interrupted(card, model, x[:1]):
+                interrupted = scores_of(model, *arguments(card, x[:1]))
         require(torch.equal(one, two), f"{card.id}: it gives other scores each time in eval mode, as a dropout would")
+        if not torch.equal(alone, interrupted):
+            raise NonConformance(
+                f"{card.id}: an image gets other scores when another one is computed meanwhile, as by another thread, "
+                f"by {difference(interrupted, alone)}",
+                cause="forward keeps what it computes of an image in an attribute, and reads it there again",
+                hint="pass it on as a local variable",
+            )
         raise NonConformance(
             f"{card.id}: an image gets other scores beside another one than alone, by {other}",
             cause="forward computes over the batch in eval mode too, as a mean or a softmax along axis 0 does",
@@ -147,7 +157,11 @@ def _difference(card: Card, model: nn.Module, x: Tensor) -> str | None:
     with torch.no_grad():
         both = scores_of(model, *arguments(card, x))
         before = _tensors_in(model)
-        alone = scores_of(model, *arguments(card, x[:1]))
+        with _interrupted(card, model, x[:1]):
+            alone = scores_of(model, *arguments(card, x[:1]))
+        if _tensors_in(model) > before:
+            before = _tensors_in(model)
+            scores_of(model, *arguments(card, x[:1]))
     more = _tensors_in(model) - before
     require(more <= 0, f"{card.id}: each forward leaves {more} tensors more in attributes of the model, for good")
     require(
@@ -164,6 +178,26 @@ def _difference(card: Card, model: nn.Module, x: Tensor) -> str | None:
         return None
     is_near = float((both[:1] - alone).abs().max()) <= _ROUNDING * float(alone.abs().max())
     return None if is_near else difference(both[:1], alone)
+
+
+@contextmanager
+def _interrupted(card: Card, model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Inside the block, forward computes another image once while it computes one, as another thread might do."""
+    anatomy, modules, others = anatomy_of(model), dict(model.named_modules()), arguments(card, 0.5 * x + 0.3)
+    paths = [*(stage.output for stage in anatomy.stages[-1:]), *(head.path for head in anatomy.heads)]
+    is_done = not paths or paths[0] not in modules
+
+    def interrupt(*_: object) -> None:
+        nonlocal is_done
+        if not is_done:
+            is_done = True
+            model(*others)
+
+    hook = modules.get(paths[0] if paths else "", model).register_forward_hook(interrupt)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _tensors_in(model: nn.Module) -> int:
@@ -293,7 +327,8 @@ def _check_size(card: Card, model: nn.Module, parts: nn.Module, known: set[str])
     try:
         with torch.enable_grad():
             theirs, ours = parameters_used(model, scores_of(model, x)), parameters_used(model, next(tensors(parts(x))))
-    except Exception:  # noqa: BLE001 - a model of another size; that it runs in its own is another check's
+    except Exception:  # noqa: BLE001 - it may need values there
+        _check_own_size(card)
         return
     other = [name for name in {**theirs, **ours} if (name in theirs) != (name in ours) and name not in known]
     require(
@@ -301,6 +336,20 @@ def _check_size(card: Card, model: nn.Module, parts: nn.Module, known: set[str])
         f"{card.id}: for images of {card.input_size} forward computes with other layers than the split: "
         f"{', '.join(other[:5])}; forward looks at the size, and takes another path than for smaller ones",
     )
+
+
+def _check_own_size(card: Card) -> None:
+    """Forward takes images of the size that the card says, where it takes smaller ones."""
+    if by_shapes(card):
+        return
+    try:
+        with torch.no_grad():
+            model_under_test(card)(torch.zeros(1, *card.input_size, device="cpu"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise NonConformance(
+            f"{card.id}: it takes no images of the input_size of its card, {card.input_size}, and smaller ones it does",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        ) from error
 
 
 def _check_released(card: Card, backbone: nn.Module, x: Tensor) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import copy
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
+from zoo_core.errors import ZooError
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.features.split import split
+from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.surgery.structure import under
 from zoo_core.testing.checks.anatomy import main_of
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import difference, same, scores_of, tensors
-from zoo_core.testing.under_test import by_shapes, example, model_under_test
+from zoo_core.testing.outputs import difference, parameters_used, same, scores_of, tensors
+from zoo_core.testing.under_test import DETECTORS, by_shapes, example, model_under_test, without_storage
+from zoo_core.tracing.trace import trace
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +30,9 @@ if TYPE_CHECKING:
     from zoo_core.contract.card import Card
 
 
+_MAP_AXES = 3
+_STEPS = 4
+"""Of a map, at least, that is one place only where it was pooled."""
 _IMAGES = 4
 """Axes of a batch of images."""
 
@@ -30,13 +40,64 @@ _IMAGES = 4
 def check_split(card: Card) -> None:
     """``head(pool(features(x)))`` equals ``model(x)`` bit for bit in eval mode, whatever the parameters are."""
     main_of(card, model_under_test(card))
+    _check_indivisible(card)
     if not by_shapes(card):
         model = noisy(card)
         _splits(card, model, example(card))
         for x in _other_images(card, model):
             _splits(card, model, x)
-    if not (_splits(card, model_under_test(card), example(card)) or _splits(card, _copy_to_split(card), example(card))):
+    proves = _splits(card, model_under_test(card), example(card))
+    _check_features(card)
+    if not (proves or _splits(card, _copy_to_split(card), example(card))):
         raise NotChecked(f"{card.id} gives the same scores for two images, and those prove nothing of its split")
+
+
+def _check_indivisible(card: Card) -> None:
+    """Where ``Anatomy.indivisible`` says why forward does not split, tracing finds no split of it either."""
+    model = model_under_test(card)
+    anatomy = anatomy_of(model)
+    is_traced = current_zoo().member(card.family).family.anatomy is None
+    if anatomy.indivisible is None or is_traced or by_shapes(card) or card.task in DETECTORS:
+        return
+    try:
+        traced = trace(model, example(card, batch=1)).anatomy
+    except ZooError:  # which has no split either
+        return
+    found = traced.main is not None and anatomy.main is not None and traced.main.path == anatomy.main.path
+    require(
+        not found or traced.indivisible is not None,
+        f"{card.id}: Anatomy.indivisible says {anatomy.indivisible!r}, and tracing splits it, bit for bit: "
+        "zoo.trace(model, x).anatomy has features and pool",
+    )
+
+
+def _check_features(card: Card) -> None:
+    """``Anatomy.features`` gives the last map: all of the last stage is in it, and it was not pooled."""
+    anatomy, x = anatomy_of(model_under_test(card)), torch.zeros(1, *card.input_size, device="meta")
+    if anatomy.features is None or not anatomy.stages or anatomy.indivisible:
+        return
+    model = without_storage(model_under_test(card))
+    stage, label = anatomy.stages[-1], f"{card.id}: Anatomy.features"
+    try:
+        with torch.enable_grad(), MetaShapes():
+            given = [*tensors(cast("Any", split(model)[0]).features(x))]
+    except Exception:  # noqa: BLE001 - it needs values, or the check of the split says what is wrong
+        return
+    shape = [*given[0].shape]
+    small = min(x.shape[-2:]) < _STEPS * stage.stride
+    pooled = len(shape) < _MAP_AXES or (len(shape) > _MAP_AXES and prod(shape[2:]) == 1 and not small)
+    require(not pooled, f"{label} gives {shape}, and no map or tokens: what pools them belongs into Anatomy.pool")
+    used = {name for each in given for name in parameters_used(model, each)}
+    left_out = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in used and any(under(name, path) for path in stage.modules)
+    ]
+    own = [name for name, _ in model.named_parameters() if any(under(name, path) for path in stage.modules)]
+    require(
+        not used or not own or len(left_out) < len(own),
+        f"{label} leaves out stage {stage.name}: that belongs into features, and what comes after it into pool",
+    )
 
 
 def _other_images(card: Card, model: nn.Module) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.select import WORDS
 from zoo_core.surgery.stem.adapt import stem_layers
+from zoo_core.surgery.structure import under
 from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import tensors
 from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test
@@ -60,7 +61,9 @@ def check_stages(card: Card) -> None:
     x = example(card, batch=1)
     growth = min(_STEPS * max(stage.stride for stage in anatomy.stages), _MOST_GROWTH)
     looks, resized = [_look(card, model, x)], ""
-    larger = _look(card, model, pad(x, (0, growth, 0, growth)))
+    larger = _look(card, model, pad(x, (0, growth, 0, growth // 2)))  # so that rows are told from columns
+    if not larger.shapes:
+        larger = _look(card, model, pad(x, (0, growth, 0, growth)))
     if larger.shapes == looks[0].shapes:  # it resizes its images, and is measured on those that it leaves as they are
         looks = [_look(card, model, x.new_zeros(1, *card.input_size))]
         resized = ", the input_size of its card: it resizes its images, and that is the size it should resize to"
@@ -81,6 +84,9 @@ def _check_names(card: Card, anatomy: Anatomy) -> None:
         require(stage.name not in WORDS, f"{label}: that word means another part of any model; {', '.join(WORDS)} do")
         require(not {*stage.name} & {*"*?[]:"}, f"{label}: it would be read as a pattern")
         require(stage.name not in heads, f"{label}: that is the path of a head site")
+        others = [each for each in anatomy.stages if each is not stage]
+        owner = [each.name for each in others if any(under(stage.name, path) for path in each.modules)]
+        require(not owner, f"{label}: the module of that path is in stage {owner[:1]}")
 
 
 def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
@@ -148,12 +154,22 @@ def _check_stage(card: Card, anatomy: Anatomy, stage: Stage, looks: list[Look], 
         _check_tokens(label, stage.stride, looks, [prod(shape[1:-1]) for shape in shapes])
         return
     sides = [shape[-3:-1] if anatomy.layout == "NHWC" else shape[-2:] for shape in shapes]
+    turned = len(looks) > 1 and looks[1].size[0] != looks[1].size[1] and _are_turned(looks, sides, stage.stride)
+    require(not turned, f"{label} gives a map whose rows are the columns of the image: its read exchanges the two")
     for axis in (0, 1):
         pixels, steps = looks[0].size[axis], sides[0][axis]
         if len(looks) > 1:  # what a larger image adds is free of what padding does at the border
             pixels, steps = looks[1].size[axis] - pixels, sides[1][axis] - steps
         right = steps in {pixels // stage.stride, -(-pixels // stage.stride)}
         require(right, f"{label} makes {steps} steps of {pixels} pixels{resized}, so its stride is not {stage.stride}")
+
+
+def _are_turned(looks: list[Look], sides: list[torch.Size], stride: int) -> bool:
+    """Whether a stage has as many rows as the image has columns at this stride, and the other way round."""
+    more = [after - before for before, after in zip(looks[0].size, looks[1].size, strict=True)]
+    steps = [after - before for before, after in zip(sides[0], sides[1], strict=True)]
+    right = [each // stride for each in more]
+    return steps == right[::-1] != right
 
 
 def _check_tokens(label: str, stride: int, looks: list[Look], counts: list[int]) -> None:

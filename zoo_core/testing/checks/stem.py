@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.utils._pytree import tree_map
 
 from zoo_core.build.construct import construct
-from zoo_core.errors import NotSupported
+from zoo_core.errors import NotSupported, ZooError
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.testing.checks.anatomy import inside
+from zoo_core.testing.checks.swap import known_arguments
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import parameters_used, tensors
-from zoo_core.testing.under_test import arguments, by_shapes, example, inputs_of, model_under_test, only_shapes
+from zoo_core.testing.under_test import (
+    arguments,
+    by_shapes,
+    example,
+    inputs_of,
+    model_under_test,
+    only_shapes,
+    without_storage,
+)
 from zoo_core.utils.attributes import get_attribute, set_attribute
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +46,12 @@ _CLOSE = 1e-5
 def check_stem(card: Card) -> None:
     """The stem is the layers that see the image first, and all of those."""
     model = model_under_test(card)
-    _check_are_layers(card, model)
-    stem = stem_layers(model)
     order = layers_in_order(model, inputs_of(card))
+    first = next(iter(order))
+    _check_are_layers(card, model, first)
+    stem = stem_layers(model)
     for path in stem:
         require(path in order, f"{card.id}: stem {path!r} is never called")
-    first = next(iter(order))
     require(first in stem, f"{card.id}: stem {', '.join(stem)} does not come first: {first!r} runs before it")
     beside = [path for path, sees_image in order.items() if sees_image and path not in stem]
     require(not beside, f"{card.id}: {', '.join(beside)} is given the image too, and is not in the stem")
@@ -47,10 +59,13 @@ def check_stem(card: Card) -> None:
         _check_side_by_side(card, model, stem)
 
 
-def _check_are_layers(card: Card, model: nn.Module) -> None:
-    """No path of the stem is a norm: it has a number for each channel of what it is given, and no filters."""
+def _check_are_layers(card: Card, model: nn.Module, first: str) -> None:
+    """No path of the stem is a norm: it has a number for each channel of what it is given, and no filters.
+
+    One that runs before all layers sees the image itself, as that of the patches of a vit-pytorch does.
+    """
     modules = dict(model.named_modules())
-    for path in anatomy_of(model).stem:
+    for path in (path for path in anatomy_of(model).stem if path != first):
         weight = getattr(modules.get(path), "weight", None)
         require(
             not isinstance(weight, torch.Tensor) or weight.dim() > 1,
@@ -89,10 +104,7 @@ def check_in_channels(card: Card) -> None:
     """With a stem for 1 and 4 channels it runs, and each channel changes the scores; or zoo refuses, with a reason."""
     x = example(card)
     _check_scaling(card, x)
-    for path in anatomy_of(model_under_test(card)).channel_attributes:
-        number = get_attribute(model_under_test(card), path)
-        right = number == x.shape[1]
-        require(right, f"{card.id}: channel_attributes has {path!r}, which is {number}, and images have {x.shape[1]}")
+    _check_numbers(card, x)
     before = {name: tensor.shape for name, tensor in model_under_test(card).state_dict().items()}
     for channels in _CHANNELS:
         model = _adapted(card, channels)
@@ -111,6 +123,62 @@ def check_in_channels(card: Card) -> None:
         images[1, -1] += 1
         heard = _uses_last_channel(card, model, layers, images)
         require(heard, f"{card.id}: with in_channels={channels} the stem {', '.join(layers)} is deaf to the last one")
+        if channels < x.shape[1]:
+            _check_switches(card, model, images)
+
+
+def _check_numbers(card: Card, x: Tensor) -> None:
+    """What the anatomy says to be numbers of the stem's channels, or numbers for each of them, is that."""
+    model, count = model_under_test(card), x.shape[1]
+    anatomy, other = anatomy_of(model), None
+    for path in anatomy.channel_attributes:
+        number = get_attribute(model, path)
+        right = number == count
+        require(right, f"{card.id}: channel_attributes has {path!r}, which is {number}, and images have {count}")
+    for path in anatomy.per_channel:
+        value: Any = get_attribute(model, path)
+        right = isinstance(value, Sequence | torch.Tensor) and len(value) == count
+        require(right, f"{card.id}: per_channel has {path!r}, which is {value}, and no {count} numbers")
+    for name in _COUNTS if anatomy.channel_attributes else ():
+        if name in known_arguments(card):
+            with suppress(ZooError):  # it refuses one channel
+                other = construct(card, {**card.options, name: 1}, values=False)
+    for path in anatomy.channel_attributes if other else ():
+        number = get_attribute(cast("nn.Module", other), path)
+        require(
+            number == 1,
+            f"{card.id}: channel_attributes has {path!r}, which is {number} in a model of one channel too: it is no "
+            "number of channels, and zoo.adapt_stem would change it",
+        )
+
+
+def _check_switches(card: Card, model: nn.Module, images: Tensor) -> None:
+    """No flag of the model, once it is on, lets it look at channels that its adapted stem has not."""
+    scaling = anatomy_of(model_under_test(card)).scaling
+    flags = [name for name, value in vars(model).items() if value is False and name != "training"]
+    flags = [name for name in flags if not name.startswith("_") and (scaling is None or name != scaling.switch)]
+    for name in flags:
+        one, many = without_storage(model), without_storage(model_under_test(card))
+        setattr(one, name, True)
+        setattr(many, name, True)
+        x = example(card)
+        if _runs(many, arguments(card, x)) and not _runs(one, arguments(card, images)):
+            raise NonConformance(
+                f"{card.id}: with {name} on, forward fails with in_channels={images.shape[1]}, and it does not with "
+                f"{x.shape[1]}",
+                cause="it computes something of each channel by its number before the stem",
+                hint=f"Anatomy(..., scaling=InputScaling({name!r}, scale=..., shift=..., norm=...)) says what",
+            )
+
+
+def _runs(model: nn.Module, given: tuple[Any, ...]) -> bool:
+    """Whether a model without values runs on what a check of the stem gives it."""
+    try:
+        with torch.no_grad(), MetaShapes():
+            model(*tree_map(lambda each: each.to("meta") if isinstance(each, torch.Tensor) else each, given))
+    except Exception:  # noqa: BLE001 - however it refuses
+        return False
+    return True
 
 
 def _channel_counts(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 NUM_CLASSES = 9
 """What heads are swapped to: no library's own number."""
 _BOX = 4
+_NEAR_ODDS, _ROUNDING = 0.5, 1e-4
 _COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes")
 """What libraries call the number of classes, and nothing else."""
 
@@ -39,6 +41,7 @@ def check_swap(card: Card) -> None:
     """A swap to 9 classes changes head keys only, aux heads and repeated class counts included."""
     model = copy.deepcopy(model_under_test(card))
     main_of(card, model)
+    _check_prior(card)
     sites = [head.path for head in anatomy_of(model).heads]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     swap_head(model, NUM_CLASSES, seed=0)
@@ -56,10 +59,36 @@ def check_swap(card: Card) -> None:
     require(right or card.task in DETECTORS, f"{card.id}: {shape} scores after the swap")
 
 
+def _check_prior(card: Card) -> None:
+    """``Head.prior`` is what the constructor begins the biases of a head with, so that a swap does as well."""
+    model = model_under_test(card)
+    for head in anatomy_of(model).heads:
+        bias = getattr(model.get_submodule(head.path), "bias", None)
+        if not isinstance(bias, torch.Tensor) or bias.is_meta or bias.is_quantized:
+            continue
+        mean, spread = float(bias.mean()), float(bias.max() - bias.min())
+        begins = f"the constructor begins the biases of head site {head.path!r} at {mean:.2f}"
+        if head.prior is not None:
+            odds = math.log(head.prior / (1 - head.prior))
+            require(
+                abs(odds - mean) < _NEAR_ODDS,
+                f"{card.id}: Head.prior is {head.prior}, whose log odds are {odds:.2f}, and {begins}",
+            )
+        elif bias.numel() > 1 and spread < _ROUNDING and mean < -1:
+            share = 1 / (1 + math.exp(-mean))
+            require(condition=False, message=f"{card.id}: {begins}, and Head.prior is None; prior={share:.2g} does so")
+
+
 def _check_arguments(card: Card, model: nn.Module, other: nn.Module | None) -> None:
     """The constructor makes a head of the classes that it is told, and a swap changes the integers that it changes."""
     if other is None:
         return
+    told = main_of(card, other).num_classes
+    require(
+        told == NUM_CLASSES,
+        f"{card.id}: the constructor builds a model of {NUM_CLASSES} classes, and its anatomy says {told}: read the "
+        "number from the model",
+    )
     for path in [path for head in anatomy_of(model).heads for path in head.attributes]:
         value = get_attribute(other, path)
         require(
@@ -145,7 +174,7 @@ def _of_other_classes(card: Card, model: nn.Module) -> nn.Module | None:
         if width == NUM_CLASSES * main.per_class:
             return other
         require(
-            name != "num_classes" or width != card.num_classes * main.per_class or name not in _known_arguments(card),
+            name != "num_classes" or width != card.num_classes * main.per_class or name not in known_arguments(card),
             f"{card.id}: {card.build} takes num_classes={NUM_CLASSES}, and builds a head of {card.num_classes} classes",
         )
     return None
@@ -154,11 +183,11 @@ def _of_other_classes(card: Card, model: nn.Module) -> nn.Module | None:
 def _class_arguments(card: Card) -> list[str]:
     """Arguments of the constructor that may be the number of classes, to make what a swap should give."""
     names = ["num_classes", *(name for name, value in card.options.items() if value == card.num_classes)]
-    known = _known_arguments(card)
+    known = known_arguments(card)
     return [*dict.fromkeys([*names, *(name for name, each in known.items() if each.default == card.num_classes)])]
 
 
-def _known_arguments(card: Card) -> Mapping[str, inspect.Parameter]:
+def known_arguments(card: Card) -> Mapping[str, inspect.Parameter]:
     """The arguments that a constructor says it takes, for the check of swaps to find that of the classes."""
     try:
         return inspect.signature(current_zoo().member(card.family).builder(card)).parameters

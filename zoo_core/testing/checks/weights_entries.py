@@ -11,13 +11,14 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.labels import named
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
 
 if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
+    from zoo_core.contract.card import Card, Licenses, Weights
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _RESERVED = ("default", "none")
@@ -32,6 +33,7 @@ _SCHEMES = ("https://", "http://", "file://", "package://", "s3://", "gs://")
 _DISTINCT, _FEW = 0.9, 50
 _PERCENT = 100
 _LEAST_CROP = 4
+_OTHER_SIZE = 1.5
 _TASKS = ("classification", "segmentation", "detection", "keypoints", "video", "optical_flow", "encoder", "embedding")
 _STEPS = 2**16
 """Values that a channel of an image has at most."""
@@ -41,8 +43,29 @@ _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of a file without a byte."""
 _DIGEST_IN_NAME = re.compile(r"-(?=[0-9a-f]*[a-f])([0-9a-f]{8})\.\w+$")
 """Eight digits of the digest in a file name, as torch.hub has them; eight decimal ones may be a date."""
-_PAGE = re.compile(r"^https?://(www\.)?(huggingface\.co|hf\.co|github\.com)/[^/]+/[^/]+/(blob|tree)/")
+_PAGES = tuple(
+    map(
+        re.compile,
+        (
+            r"https?://(www\.)?(huggingface\.co|hf\.co)/[^/]+/[^/]+/(blob|tree)/",
+            r"https?://(www\.)?github\.com/[^/]+/[^/]+/(tree/|blob/(?!.*[?&]raw=(true|1)))",
+            r"https?://gitlab\.com/.+/-/(blob|tree)/",
+            r"https?://drive\.google\.com/(file/|open)",
+            r"https?://(www\.)?dropbox\.com/(?!.*[?&](dl|raw)=1)",
+        ),
+    )
+)
 """Addresses of pages about a file."""
+_POINTER = re.compile(
+    r"https?://(www\.)?(huggingface\.co|hf\.co)/[^/]+/[^/]+/raw/.*\.(safetensors|bin|pth|pt|ckpt|npz)\b"
+)
+"""Addresses of a few lines about a file, which the hub keeps elsewhere."""
+_UNREADABLE = (
+    *(".h5", ".hdf5", ".keras", ".onnx", ".pb", ".tflite", ".msgpack", ".pdparams", ".mlmodel", ".gguf"),
+    *(".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
+)
+"""How the names of files end that only other frameworks read, or that have to be unpacked."""
+_WORDNET = re.compile(r"n\d{8}")
 _SIGNED = {"x-amz-signature", "x-goog-signature", "signature", "sig", "expires", "token", "access_token"}
 _OUTPUTS = 8
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "xla", "mtia", "privateuseone")
@@ -123,9 +146,15 @@ def _check_url(label: str, url: str, file: Weights) -> None:
     """Check that a URL of a weights entry is that of a file for everybody, and its name that of the digest."""
     parts = urlsplit(url)
     require(
-        not _PAGE.match(url),
+        not any(page.match(url) for page in _PAGES),
         f"{label}: {url} is a page about a file; /resolve/ on the hub, and /raw/ or a release on GitHub, is the file",
     )
+    require(
+        not _POINTER.match(url),
+        f"{label}: {url} is a pointer of a few lines to the file, which the hub has under /resolve/ in place of /raw/",
+    )
+    other = next((end for end in _UNREADABLE if parts.path.lower().endswith(end)), None)
+    require(other is None, f"{label}: zoo reads no {other} file: {url}; host it again as safetensors")
     require(not parts.username, f"{label}: a URL at {parts.hostname} has a user name in it, which all users would see")
     signed = _SIGNED & {name.lower() for name, _ in parse_qsl(parts.query)}
     require(not signed, f"{label}: a URL at {parts.hostname} is signed ({', '.join(signed)}), and will expire")
@@ -199,6 +228,11 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
         len(numbers) < max(1, len(names)), f"{label}: the class names are the numbers {numbers[:3]}, and say nothing"
     )
     right = _imagenet_names()
+    synsets = [name for name in names if _WORDNET.fullmatch(name)]
+    require(
+        len(synsets) < max(1, len(names)),
+        f'{label}: the class names {synsets[:2]} are numbers of WordNet, and no names; "imagenet_1k" ships with zoo',
+    )
     at = next((place for place, pair in enumerate(zip(names, right, strict=False)) if pair[0] != pair[1]), None)
     require(
         at is None or len(names) != len(right) or {*names} != {*right},
@@ -272,8 +306,14 @@ def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int,
     for name in ("crop", "resize"):
         sides = getattr(said, name) or ()
         require(all(side > 0 for side in sides), f"{label}: {name} {sides} has a side that is not positive")
-    pairs = zip(reversed(said.crop or ()), reversed(image), strict=False)
+    pairs = [*zip(reversed(said.crop or ()), reversed(image), strict=False)]
     tiny_crop = any(_LEAST_CROP * one < other for one, other in pairs)
     require(not tiny_crop, f"{label}: the crop {said.crop} is a small part of what the card takes, {tuple(image)}")
+    other_size = any(max(pair) >= _OTHER_SIZE * min(pair) for pair in pairs)
+    require(
+        said != Preprocessing() or not other_size,
+        f"{label}: its preprocessing, which is the default, crops images to {said.crop}, and the card takes "
+        f"{tuple(image)}: say Preprocessing(crop=..., resize=...)",
+    )
     known = said.interpolation in _INTERPOLATIONS
     require(known, f"{label}: interpolation {said.interpolation!r} is none of {', '.join(_INTERPOLATIONS)}")
