@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 
@@ -416,6 +417,13 @@ def test_a_connection_that_breaks_is_not_taken_for_a_missing_token(flowers, hub,
             zoo.push(flowers, "hf://me/flowers")
         thread.join()
     assert "check the network" in caught.value.parts["hint"]
+
+
+@pytest.mark.extra
+def test_a_temporary_folder_that_takes_no_copy_is_named(flowers, hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UsageError, match=r"could not be written to .*gone[\s\S]*set TMPDIR"):
+        zoo.push(flowers, "hf://me/flowers")
 
 
 def test_names_that_the_hub_does_not_take_are_refused_here():

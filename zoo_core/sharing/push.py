@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
-from zoo_core.errors import Offline, UsageError
+from zoo_core.errors import Offline, UsageError, ZooError
 from zoo_core.recipe.record import FILE, check_plain_file, read_recipe
 from zoo_core.sharing.model_card import model_card
 from zoo_core.sharing.timm_config import timm_config
@@ -20,6 +21,7 @@ from zoo_core.weights.hub_folder import SCHEME, client, hub_error, parse
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
 _TENSORS = "model.safetensors"
 _METRICS = "metrics.json"
@@ -48,7 +50,8 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
 
     Raises:
         Unreadable: The folder is no save, or a file in it is a link to another place.
-        UsageError: ``to`` is no name on the hub, or the tensors are not those that were saved.
+        UsageError: ``to`` is no name on the hub, the tensors are not those that were saved, or the temporary folder has
+            no room for a copy of them.
         Offline: ``ZOO_OFFLINE`` is set.
         FetchError: The hub does not take it.
 
@@ -71,7 +74,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
     if settings.offline():
         raise Offline("nothing is sent while ZOO_OFFLINE is set", hint="unset it")
     api = client()
-    with tempfile.TemporaryDirectory() as staging:
+    with _staging() as staging:
         shutil.copyfile(tensors, Path(staging, _TENSORS))
         shared = replace(recipe, tensors={**recipe.tensors, "file": _TENSORS})
         Path(staging, FILE).write_text(shared.text(), encoding="utf-8")
@@ -95,6 +98,26 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
             said = "set HF_TOKEN to a token with write access to it"
             raise hub_error(f"{to} does not take it", error, to, said) from error
     return f"{SCHEME}{repo}@{info.oid}"
+
+
+@contextmanager
+def _staging() -> Iterator[str]:
+    """A temporary folder for the files to push.
+
+    Raises:
+        UsageError: There is no room for them, or no such folder.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+    except OSError as error:
+        if isinstance(error, ZooError):
+            raise
+        raise UsageError(
+            f"the files to push could not be written to {tempfile.gettempdir()}",
+            cause=str(error),
+            hint="set TMPDIR to a folder with more room",
+        ) from error
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
