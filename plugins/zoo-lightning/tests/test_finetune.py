@@ -7,11 +7,14 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 from sklearn.metrics import average_precision_score, log_loss
 from support.fine_tuning import QUIET, RUN, weights
 from zoo_lightning import FineTune, finetune, read_data
 from zoo_lightning.command import finetune as command
+from zoo_lightning.data import ImageData, Sample
+from zoo_lightning.data_loaders import loaders
 from zoo_lightning.evaluate import Evaluation
 from zoo_lightning.module import LabelPrecision
 from zoo_lightning.report import curves
@@ -56,6 +59,43 @@ def test_a_model_that_comes_in_eval_mode_is_trained_in_the_mode_for_it(digits, t
     result = finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "model": model})
     before = zoo.get("tiny/glyphnet").state_dict()["stem.1.running_mean"]
     assert not torch.equal(weights(result.folder)["stem.1.running_mean"], before)
+
+
+def test_confusions_of_many_classes_are_the_pairs_and_no_matrix(digits):
+    names = [f"class {number}" for number in range(200)]
+    targets = torch.tensor([0, 0, 3, 5])
+    probabilities = torch.eye(200)[torch.tensor([7, 7, 9, 5])]
+    data = ImageData((), (Sample(digits / "0" / "000.png", (0,), "a"),) * 4, tuple(names))
+    page = "".join(Evaluation(probabilities, targets).sections(data))
+    assert "<tr><td>class 0</td><td>class 7</td><td>2</td></tr><tr><td>class 3</td><td>class 9</td><td>1</td>" in page
+    assert "class 199" not in page
+
+
+def test_a_trainer_of_ones_own_tests_predicts_and_trains_without_an_end(digits):
+    module = FineTune(zoo.get("tiny/glyphnet", num_classes=3, seed=0))
+    train, val = loaders(read_data(digits), module.model, augment="none", batch_size=8, workers=0, seed=0)
+    options = {**QUIET, "logger": False, "enable_checkpointing": False}
+    Trainer(max_epochs=-1, limit_train_batches=1, callbacks=Timer({"seconds": 1}), **options).fit(module, train)
+    (tested,) = Trainer(**options).test(module, val, verbose=False)
+    (scores,) = Trainer(**options).predict(module, val)
+    targets = torch.cat([target for _, target in val])
+    assert tested["val_score"] == pytest.approx((scores.argmax(1) == targets).float().mean().item())
+
+
+def test_a_model_of_one_output_is_refused_where_an_image_has_one_class():
+    with pytest.raises(UsageError, match=r"one output[\s\S]*swap_head\(model, 2\)"):
+        FineTune(zoo.get("tiny/glyphnet", num_classes=1))
+
+
+def test_one_callback_is_taken_as_a_list_of_one(digits, tmp_path):
+    seen = []
+
+    class Look(Callback):
+        def on_fit_end(self, *_):
+            seen.append(True)
+
+    finetune(digits, out=tmp_path / "out", epochs=1, **{**RUN, "trainer": {**QUIET, "callbacks": Look()}})
+    assert seen == [True]
 
 
 def test_a_chart_has_a_line_for_each_name():

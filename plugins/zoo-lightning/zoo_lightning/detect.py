@@ -84,6 +84,10 @@ class FineTuneDetector(FineTune):
         self.score.reset()
         self.log(METRIC, value, prog_bar=True)
 
+    def on_test_epoch_end(self) -> None:
+        """The score, as of a validation."""
+        self.on_validation_epoch_end()
+
     def _computed(self) -> dict[str, Tensor]:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             result: dict[str, Tensor] = self.score.compute()

@@ -28,10 +28,23 @@ if TYPE_CHECKING:
     from zoo_lightning.segment import FineTuneSegmenter
 
 _BINS, _MISTAKES = 10, 12
+_WIDEST, _PAIRS = 30, 50
+"""Classes of the largest matrix of confusions that can be read, and the pairs shown of more."""
 _EVEN = 0.5
 _WORST, _PEOPLE = 8, 17
 _SPREAD = 0.1
 """How far apart two annotators put a keypoint, as a part of the object's size, where it was not measured."""
+
+
+def _confusion_table(counts: Tensor, names: Sequence[str]) -> str:
+    """Table of how often a class was taken for another; of many classes only the pairs that were, most often first."""
+    if len(names) <= _WIDEST:
+        rows = [[name, *map(str, row)] for name, row in zip(names, counts.tolist(), strict=True)]
+        return table(rows, ["true \\ predicted", *names])
+    wrong = counts.clone().fill_diagonal_(0).flatten()
+    order = [place for place in wrong.argsort(descending=True, stable=True)[:_PAIRS].tolist() if wrong[place]]
+    pairs = [(names[place // len(names)], names[place % len(names)], str(wrong[place].item())) for place in order]
+    return table(pairs, ("true", "predicted", "images")) if pairs else "<p>None was taken for another.</p>"
 
 
 @dataclass(frozen=True)
@@ -109,9 +122,7 @@ class Evaluation:
         """What a report says of it."""
         if not self.multi_label:
             yield "<h2>Confusion</h2>"
-            counts = self.confusion().tolist()
-            rows = [[name, *(str(count) for count in row)] for name, row in zip(data.class_names, counts, strict=True)]
-            yield table(rows, ["true \\ predicted", *data.class_names])
+            yield _confusion_table(self.confusion(), data.class_names)
             yield "<h2>Calibration</h2>"
             yield f"<p>Expected calibration error {self.expected_calibration_error():.3f}.</p>"
             bins = [(f"{sure:.2f}", f"{right:.2f}", str(count)) for sure, right, count in self.calibration()]

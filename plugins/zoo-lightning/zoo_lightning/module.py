@@ -113,6 +113,11 @@ class FineTune(LightningModule):
             raise errors.NotSupported(
                 "a model without a classifier cannot be fine-tuned", hint="zoo.get(..., num_classes=9)"
             )
+        if main.num_classes == 1 and not multi_label:
+            raise errors.UsageError(
+                "a model with one output has no class to choose",
+                hint="zoo.swap_head(model, 2) for yes and no; multi_label=True where the one label may be absent",
+            )
         if multi_label and (mixup or label_smoothing):
             raise errors.UsageError(
                 f"{'mixup' if mixup else 'label_smoothing'} is for images of one class each",
@@ -219,11 +224,22 @@ class FineTune(LightningModule):
         self.log("val_loss", self.loss(scores, targets), sync_dist=True, batch_size=len(images), prog_bar=True)
         self.log(METRIC, self.score, prog_bar=True, batch_size=len(images))
 
+    def test_step(self, batch: Any, index: int) -> None:
+        """One batch of ``Trainer.test``, measured as one to validate with, under the same names."""
+        self.validation_step(batch, index)
+
+    def predict_step(self, batch: Any, _: int) -> Any:
+        """What the model gives for a batch of ``Trainer.predict``: images alone, or with their targets."""
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
     def configure_optimizers(self) -> Any:
         """AdamW and a schedule. What is frozen is in the groups too: without a gradient it is passed over."""
         groups = self._before_sharding[1] if self._before_sharding else self._groups()
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):  # until it is stopped: there is no end to decay towards
+            return optimizer
+        steps = int(steps)
         rises = max(1, round(self.warmup * steps))
 
         def factor(step: int) -> float:

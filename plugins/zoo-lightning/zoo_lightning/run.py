@@ -274,7 +274,7 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
         "precision": options.precision,
         "accumulate_grad_batches": options.accumulate,
         "default_root_dir": work,
-        "callbacks": [*callbacks, *arguments.pop("callbacks", ())],
+        "callbacks": [*callbacks, *_listed(arguments.pop("callbacks", None))],
         "logger": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -292,6 +292,11 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
             if "`fsdp`" in str(error)
             else "another precision, or other arguments for trainer",
         ) from error
+
+
+def _listed(callbacks: Any) -> list[Callback]:
+    """The callbacks of the caller as a list; Lightning's Trainer takes one alone too, and None."""
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
 
 
 def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:
