@@ -43,6 +43,41 @@ def test_branches_with_the_old_head_score_as_before(stage):
     assert torch.equal(model(X)["colour"], before)
 
 
+def test_a_layer_that_works_in_place_in_one_branch_leaves_the_map_of_the_others_alone():
+    def block(*layers):
+        return nn.Sequential(*layers, nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 1, 1))
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), block(), block(nn.SiLU(inplace=True)), nn.Flatten(), nn.LazyLinear(3))
+    zoo.adopt(net.eval(), example=X[:1], stages=["1", "2"])
+    before = net(X)
+    zoo.branch(net, at="2", heads={"colour": copy.deepcopy(net[4]), "shape": copy.deepcopy(net[4])})
+    assert all(torch.equal(scores, before) for scores in net(X).values())
+
+
+class NeckFirst(nn.Module):
+    """A part of the first stage is registered before the stem."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck, self.stem = nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.a = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
+        self.b, self.fc = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 1)), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.fc(self.b(self.neck(self.a(self.stem(x)))).mean((2, 3)))
+
+
+def test_trunk_keeps_the_norm_of_a_stem_that_is_registered_after_a_stage():
+    net = NeckFirst().eval()
+    nn.init.normal_(net.stem[1].weight)
+    zoo.adopt(net, example=X[:1])
+    assert zoo.anatomy(net).stages[0].modules == ("a", "neck")
+    before, frozen = net(X), zoo.freeze(copy.deepcopy(net), until=zoo.anatomy(net).stages[0].name)
+    assert not frozen.stem[1].weight.requires_grad
+    zoo.branch(net, at=zoo.anatomy(net).stages[0].name, heads={"colour": copy.deepcopy(net.fc)})
+    assert torch.equal(net(X)["colour"], before)
+
+
 class ByHand(nn.Module):
     """The recipe: shared layers, and for each output a layer4 and a linear layer of its own."""
 

@@ -48,7 +48,7 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
         stages.append(replace(stage, modules=(*layers, *stage.modules)))
         place = depth if depth > 1 else 0  # what is in no layer, and comes before all stages, is as deep as the stem
         bare = (name for name in own if depths[name] != place and not any(under(name, path) for path in layers))
-        said |= {name: place for name in bare if name in astray or _is_bare(model, name, known)}
+        said |= {name: place for name in bare if depth == 1 or name in astray or _is_bare(model, name, known)}
     for place in range(1, len(stages) + 2):
         own = [name for name, next_one in others.items() if next_one == place]
         early = [name for name in own if depths[name] < place and not any(under(name, path) for path in known)]

@@ -13,7 +13,7 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.features.cut import absent, front, needs_tap, refuse_auxiliary, tail
-from zoo_core.surgery.features.extract import stage_index, tap_in_place, tapped
+from zoo_core.surgery.features.extract import copied, stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
 from zoo_core.surgery.features.split import parameters_of, paths_of
 from zoo_core.surgery.features.twin import pruned, replaced
@@ -61,7 +61,7 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """The trunk's feature map to scores."""
-        x = self.stages(self.body, x)
+        x = self.stages(self.body, copied(x))  # which a layer may work on in place, while other branches need it
         return self.classify(self.body, self.pool(self.body, x))
 
 
@@ -115,7 +115,8 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
         branches = Heads(
             {name: _branch(bare, kept, stages, new[name], with_output(after, heads[name])) for name in heads}
         )
-        gone = absent(bare, lambda depth: depth > kept, keep=[main.path])  # by the anatomy of the whole model
+        trunk = [step for step in run.steps if isinstance(step, str)] if isinstance(run, Chain) else []
+        gone = absent(bare, lambda depth: depth > kept, keep=[main.path, *trunk])  # by the anatomy of the whole model
         edit.anatomy = anatomy = replace(
             known.anatomy,
             heads=(replace(main, in_features=width, num_classes=sum(counts), kind="conv"),),

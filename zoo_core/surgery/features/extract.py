@@ -84,15 +84,15 @@ class Tap(Variant):
             return output
         for path in self._zoo_key:
             recording.outputs[path] = output
-        return _copied(output)
+        return copied(output)
 
 
-def _copied(output: Any) -> Any:
+def copied(output: Any) -> Any:
     """An extracted output in memory of its own, as deep as tuples and lists go."""
     if isinstance(output, Tensor | torch.fx.Proxy):
         return output.clone()
     if type(output) in {tuple, list}:
-        return type(output)([_copied(each) for each in output])
+        return type(output)([copied(each) for each in output])
     return output
 
 
