@@ -145,6 +145,32 @@ def test_front_of_a_model_of_several_inputs_ends_where_its_forward_cannot_go_on(
     assert torch.equal(front(inputs), zoo.features(conditioned, inputs)[stage])
 
 
+class Dicts(nn.Module):
+    """Its stages take and give dicts, which the chain of its features goes around."""
+
+    class Stage(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.layers = block(inputs, outputs)
+
+        def forward(self, given):
+            return {"x": self.layers(given["x"]), "count": given["count"] + 1}
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = self.Stage(3, 8), self.Stage(8, 16), self.Stage(16, 32)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.fc(self.c(self.b(self.a({"x": x, "count": 0})))["x"].mean((2, 3)))
+
+
+def test_front_whose_stage_gives_a_dict_runs_the_forward_of_the_model():
+    net = zoo.adopt(Dicts().eval(), example=X[:1], stages=["a", "b", "c"])
+    for name, expected in zoo.features(net, X).items():
+        assert torch.equal(zoo.truncate(net, after=name)(X), expected)
+
+
 class Exits(nn.Module):
     """A side branch is registered first, and runs between the stages on what they give."""
 

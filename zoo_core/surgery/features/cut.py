@@ -87,7 +87,11 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
             return Chain(*steps[:end])
     if stages == 0:
         raise _no_chain(model, "there is no stage before it")
-    return AtStage(anatomy.stages[stages - 1].output, anatomy.features or without_hooks)
+    edge = anatomy.stages[stages - 1].output
+    ends: str = getattr(anatomy.features, "path", edge)  # of a traced model: inside the stage, which gives a dict then
+    is_run = any(isinstance(step, str) and under(edge, step) for step in steps or (edge,))
+    is_run = is_run and (ends == edge or not under(ends, edge))
+    return AtStage(edge, (anatomy.features if is_run else None) or without_hooks)
 
 
 def needs_tap(run: Callable[[Any, Any], Any] | None) -> tuple[str, ...]:
