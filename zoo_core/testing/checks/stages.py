@@ -84,9 +84,16 @@ def _check_names(card: Card, anatomy: Anatomy) -> None:
         require(stage.name not in WORDS, f"{label}: that word means another part of any model; {', '.join(WORDS)} do")
         require(not {*stage.name} & {*"*?[]:"}, f"{label}: it would be read as a pattern")
         require(stage.name not in heads, f"{label}: that is the path of a head site")
-        others = [each for each in anatomy.stages if each is not stage]
-        owner = [each.name for each in others if any(under(stage.name, path) for path in each.modules)]
-        require(not owner, f"{label}: the module of that path is in stage {owner[:1]}")
+        other = next((each for each in anatomy.stages if each is not stage and _has_path(each, stage.name)), None)
+        require(
+            other is None or not _has_path(stage, other.name),
+            f"{label}: that is the path of a module of stage {other and other.name}, which has the path of one of this",
+        )
+
+
+def _has_path(stage: Stage, path: str) -> bool:
+    """Whether a stage has the module of this path, which another one may be called by mistake."""
+    return any(under(path, each) for each in stage.modules)
 
 
 def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
