@@ -107,26 +107,26 @@ def test_a_cluster_that_is_not_there_is_refused_with_its_address_at_once(photos,
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
-def test_what_listens_and_is_no_ray_is_refused_within_seconds(photos, monkeypatch, answer):
+def test_what_listens_and_is_no_ray_is_refused_within_seconds(monkeypatch, answer):
     actors = pytest.importorskip("zoo_ray.actors")
     monkeypatch.setattr(actors, "_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
 
         def serve():
             with server.accept()[0] as connection:
-                if answer is not None:
-                    connection.recv(9)
-                    connection.sendall(answer)
-                else:
-                    connection.recv(1 << 10)
+                connection.recv(1 << 10)
+                if answer is None:  # nothing, until the other side gives up
                     connection.recv(1)
+                else:
+                    connection.sendall(answer)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(UsageError, match="there is no Ray cluster at 127"):
-            zoo.embed("tiny/glyphnet", photos, engine="ray")
-        thread.join()
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(OSError, match=r"what listens there is no Ray: it (answered|did not answer)"):
+            actors._require_cluster(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_cluster_is_known_by_what_it_answers(cluster):
+    pytest.importorskip("zoo_ray.actors")._require_cluster(cluster.get_runtime_context().gcs_address)
 
 
 def test_the_command_writes_the_rows_of_a_cluster_and_goes_on_with_them(cluster, photos, tmp_path):
