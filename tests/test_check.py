@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -18,13 +19,14 @@ from support.mutants import MUTANTS
 
 import zoo_core as zoo
 from zoo_core.cli.check import check
+from zoo_core.cli.check_run import Choice, Run
 from zoo_core.contract.family import Family
 from zoo_core.errors import UsageError
 from zoo_core.registry.plugins import Plugin
 from zoo_core.registry.zoo import Zoo
 from zoo_core.testing.__main__ import main as put_together
 from zoo_core.testing.reports import Report, from_json, merged, page, to_json, to_markdown
-from zoo_core.testing.under_test import _failed, _model_under_test
+from zoo_core.testing.under_test import _failed, _model_under_test, shapes_above
 from zoo_core.testing.verdicts import Verdict, judge
 
 WRONG = replace(MUTANTS["aux head left as it was"].of(), name="wrong")
@@ -115,6 +117,32 @@ def test_where_tracing_differs_is_said_and_is_no_failure(tmp_path, monkeypatch):
 def test_no_model_is_kept_once_it_has_been_checked(family):
     run("toy", *QUICK)
     assert _model_under_test.cache_info().currsize == 0
+
+
+@pytest.fixture
+def thawed():
+    """Nothing is out of garbage collection, as in a process of the command's own; the run of the tests freezes it."""
+    had = gc.get_freeze_count()
+    gc.unfreeze()
+    yield
+    if had:
+        gc.freeze()
+
+
+def test_libraries_are_out_of_garbage_collection_between_models_and_in_it_after_the_run(family, thawed):
+    counts = []
+    with shapes_above(0):
+        checked = Run.of("toy", Choice(names=("card",)))
+        assert len([*checked.verdicts(lambda *_: None, lambda: counts.append(gc.get_freeze_count()))]) > 1
+    assert all(counts)
+    assert len(counts) == len(checked.plan)
+    assert not gc.get_freeze_count()
+
+
+def test_what_the_caller_took_out_of_garbage_collection_stays_out(family, thawed):
+    gc.freeze()
+    run("toy", "--check", "card")
+    assert gc.get_freeze_count()
 
 
 def test_an_expected_failure_is_counted_as_one_and_is_no_failure(family):

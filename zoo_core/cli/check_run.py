@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -138,18 +140,35 @@ class Run:
         for family_check in FAMILY_CHECKS:
             if (short_name(family_check), "") not in self.earlier:
                 yield self._add(judge_family(family_check, self.report.family))
-        for card, checks in self.plan:
-            for check in checks:
-                if (short_name(check), card.name) not in self.earlier:
-                    look(card, short_name(check))
-                    yield self._add(judge(check, card, self.known))
-            forget()
-            done()
+        with _libraries_frozen() as freeze:
+            for card, checks in self.plan:
+                for check in checks:
+                    if (short_name(check), card.name) not in self.earlier:
+                        look(card, short_name(check))
+                        yield self._add(judge(check, card, self.known))
+                forget()
+                freeze()
+                done()
         self.report.complete = True
 
     def _add(self, verdict: Verdict) -> Verdict:
         self.report.verdicts.append(verdict)
         return verdict
+
+
+@contextmanager
+def _libraries_frozen() -> Iterator[Callable[[], object]]:
+    """A function that takes what is there out of garbage collection, between the models of a run, until the block ends.
+
+    A model needs several collections, and each would look at all that its library and torch have made.
+    """
+    if gc.get_freeze_count():  # the caller does so already
+        yield lambda: None
+        return
+    try:
+        yield gc.freeze
+    finally:
+        gc.unfreeze()
 
 
 def read_earlier_run(path: Path | None) -> list[Report]:
