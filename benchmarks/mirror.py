@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from zoo_core.weights.fetch_file import fetch
+from zoo_core.weights.fetch_to_folder import fetch
 
 PROCESSES = 10
 

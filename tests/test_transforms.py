@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 import zoo_core as zoo
 from zoo_core import Preprocessing
 from zoo_core.errors import NotAZooModel, NotSupported, UsageError, ZooError
-from zoo_core.images.pipeline import compose
+from zoo_core.images.transform_steps import compose
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -143,7 +143,9 @@ def test_a_bomb_in_an_encoding_is_cut_off_before_it_fills_the_disk(server, url, 
 
 def test_a_limit_on_open_files_is_an_error_of_ours(url, tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))"
-    warm_up = "import zoo_core.weights.transport.http, zoo_core.weights.fetch_file, idna, encodings.idna, certifi\n"
+    warm_up = (
+        "import zoo_core.weights.transport.http, zoo_core.weights.fetch_to_folder, idna, encodings.idna, certifi\n"
+    )
     assert outcome(url, tmp_path, warm_up + limit).split()[0] in ("CacheError", "FetchError")
     assert not (tmp_path / NAME).exists()
 

@@ -29,7 +29,7 @@ NAME = f"net-{DIGEST[:16]}.pth"
 CHILD = """
 import os, resource, sys, threading
 from pathlib import Path
-import zoo_core.weights.transport.http, zoo_core.weights.cache_miss, zoo_core.weights.fetch_file
+import zoo_core.weights.transport.http, zoo_core.weights.fetch_missing, zoo_core.weights.fetch_to_folder
 import certifi, encodings.idna, idna, netrc, platformdirs
 from zoo_core import Card, Weights
 from zoo_core.errors import ZooError

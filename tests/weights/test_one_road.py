@@ -21,7 +21,7 @@ def test_every_request_is_made_in_one_place():
     texts = {path.name: path.read_text("utf-8") for path in (ROOT / "weights").rglob("*.py")}
     assert [name for name, text in texts.items() if re.search(r"(?<!>>> )\bRequest\(", text)] == []
     callers = {name for name, text in texts.items() if "Request.of(" in text}
-    assert callers == {"request.py", "proven_file.py", "fetch_file.py", "other_caches.py"}
+    assert callers == {"request.py", "proven_file.py", "fetch_to_folder.py", "other_caches.py"}
 
 
 def test_a_request_goes_through_few_files_on_its_way(server, monkeypatch):

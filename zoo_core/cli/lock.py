@@ -246,7 +246,7 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
         urls: In the order in which they are tried.
         sha256: Of the file.
     """
-    from zoo_core.weights.cache_miss import rewritten
+    from zoo_core.weights.fetch_missing import rewritten
     from zoo_core.weights.transport.failures import Failure
     from zoo_core.weights.transport.http import headers_of
     from zoo_core.weights.transport.hub import at_commit, commit_of, hub_is_offline, is_hub, looks_like_hub

@@ -76,7 +76,7 @@ def transforms(
         std=_mean_or_std("std", std, result.preprocessing.std),
     )
     try:
-        from zoo_core.images.pipeline import compose
+        from zoo_core.images.transform_steps import compose
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("torchvision"):
             raise

@@ -283,7 +283,7 @@ def _checked_head_names(names: Sequence[str], model: nn.Module, task: str) -> tu
 
 def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:
     """The transforms before a prediction; for segmentation nothing is cut off."""
-    from zoo_core.images.pipeline import compose
+    from zoo_core.images.transform_steps import compose
     from zoo_core.images.transforms import transforms
 
     numbers = numbers_of(model)

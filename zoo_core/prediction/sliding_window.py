@@ -251,7 +251,7 @@ def _layers(model: nn.Module, image: Any) -> list[_Layer]:
         if batch.ndim != _BATCH or not len(batch):
             raise UsageError(f"a tensor of the shape {list(image.shape)}", expected="[C, H, W] or [N, C, H, W]")
         return [_Layer(_TensorRows(each), lambda x: x) for each in batch]
-    from zoo_core.images.pipeline import compose
+    from zoo_core.images.transform_steps import compose
 
     numbers = numbers_of(model)
     untouched = replace(numbers.preprocessing, crop=None, resize=(), fit="squash")

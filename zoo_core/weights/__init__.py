@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo_core.weights.cache.store import Cache as Cache
     from zoo_core.weights.checkpoint.read import read_state_dict as read_state_dict
-    from zoo_core.weights.fetch_file import fetch as fetch
+    from zoo_core.weights.fetch_to_folder import fetch as fetch
     from zoo_core.weights.proven_file import obtain as obtain
     from zoo_core.weights.proven_file import obtain_file as obtain_file
     from zoo_core.weights.request import Artefact as Artefact
 
 _PUBLIC = {
-    "fetch": "zoo_core.weights.fetch_file",
+    "fetch": "zoo_core.weights.fetch_to_folder",
     "obtain": "zoo_core.weights.proven_file",
     "obtain_file": "zoo_core.weights.proven_file",
     "Artefact": "zoo_core.weights.request",

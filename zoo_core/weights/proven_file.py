@@ -89,7 +89,7 @@ def obtain(
     entry = Entry(cache, ref_path, ref)
     if artefact := entry.find(sha256, strength):
         return artefact
-    from zoo_core.weights.cache_miss import fetch_missing
+    from zoo_core.weights.fetch_missing import fetch_missing
 
     request = Request.of(
         name,

@@ -1,4 +1,4 @@
-"""From a :class:`~zoo_core.Preprocessing` to a pipeline of ``torchvision.transforms.v2``; importing this needs it."""
+"""The steps of ``zoo.transforms``, made of a :class:`~zoo_core.Preprocessing`; importing them needs torchvision."""
 
 from __future__ import annotations
 
