@@ -458,6 +458,27 @@ def test_an_image_that_changed_is_embedded_again_and_has_one_row(glyphs, photos,
 
 
 @pytest.mark.extra
+def test_an_image_that_can_no_longer_be_read_loses_its_row(glyphs, photos, tmp_path):
+    out, broken = tmp_path / "features.parquet", photos / "dark" / "1.png"
+    before = zoo.embed(glyphs, photos, out=out)
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.warns(ZooWarning, match="1 of 6 images have no vector"):
+        found = zoo.embed(glyphs, photos, out=out)
+    assert set(before.names) - set(found.names) == {str(broken)}
+    assert zoo.Embeddings.read(out).names == found.names
+
+
+@pytest.mark.extra
+def test_a_file_whose_images_can_no_longer_be_read_is_empty(glyphs, photos, tmp_path):
+    out, image = tmp_path / "features.parquet", photos / "dark" / "1.png"
+    zoo.embed(glyphs, image, out=out)
+    image.write_bytes(b"no image")
+    with pytest.raises(ImageError, match="1.png"):
+        zoo.embed(glyphs, image, out=out)
+    assert len(zoo.Embeddings.read(out)) == 0
+
+
+@pytest.mark.extra
 def test_a_shard_whose_image_changed_is_embedded_again(glyphs, photos, tmp_path):
     shard, out = tmp_path / "a.tar", tmp_path / "features.parquet"
     for name in ("0.png", "1.png"):

@@ -60,7 +60,8 @@ def embed(
             of an image inside the folder that is searched is its label. Or shards, as WebDataset writes them:
             ``"shards-{000..010}.tar"``, in which a ``.cls`` beside an image is its label.
         out: A Parquet file to write to as the run goes (``zoo-core[embed]``). A run that was killed goes on: images
-            that are in it or in its parts already, and have not changed, are not read again. Its paths are absolute.
+            that are in it or in its parts already, and have not changed, are not read again; one that has changed and
+            cannot be read loses its row. Its paths are absolute.
         size: Height and width that the model sees, instead of those of its weights.
         weights: As for :func:`zoo_core.get`, where ``model`` is a name.
         device: Where the model goes when it is named or saved.

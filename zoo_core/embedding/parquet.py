@@ -107,9 +107,11 @@ def _write_parts(
     done = {path: known for file in files for path, known in _known(file)}
     versions: dict[str, int] = {}
     rows: list[tuple[Row, int]] = []
+    unreadable: set[str] = set()
     for row in run(_not_yet(sources, done, versions)):
         version = versions.pop(row.name)
         if row.vector is None:
+            unreadable.add(row.name)
             yield row.name, row.error
             continue
         rows.append((row, version))
@@ -118,7 +120,7 @@ def _write_parts(
             rows = []
     if rows:
         _write_part(parts, rows, facts)
-    _merge(out, parts)
+    _merge(out, parts, unreadable)
 
 
 @contextmanager
@@ -260,20 +262,33 @@ def _replaced_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def _merge(out: Path, parts: Path) -> None:
-    """Merge the parts of a Parquet file into it; after a crash before the end a later run goes on."""
-    _, pq = _pyarrow()
+def _merge(out: Path, parts: Path, unreadable: set[str]) -> None:
+    """Merge the parts of a Parquet file into it; after a crash before the end a later run goes on.
+
+    Args:
+        out: The file.
+        parts: The folder of its parts.
+        unreadable: Images that have no vector now: a row of one is that of the image that was there before.
+    """
     files = _whole_files(out, parts)
-    if files and files != [out]:
-        # parts are removed after the file has their rows, and a crash may come between; an image may have changed
-        newest = {path: number for number, file in enumerate(files) for path in _paths(file)}
+    if files != [out] or unreadable:
+        _join(files, out, unreadable)
+    shutil.rmtree(parts)
+
+
+def _join(files: list[Path], out: Path, unreadable: set[str]) -> None:
+    """Write a Parquet file with the newest row of each image in several, and none of what cannot be read now."""
+    _, pq = _pyarrow()
+    # parts are removed after the file has their rows, and a crash may come between; an image may have changed
+    newest = {path: number for number, file in enumerate(files) for path in _paths(file)}
+    stale = {path for path in newest if os.path.abspath(path) in unreadable}  # noqa: PTH100 - as in _not_yet
+    if files and (files != [out] or stale):
         with _replaced_file(out) as file, pq.ParquetWriter(file, pq.read_schema(files[0])) as writer:
             for number, each in enumerate(files):
                 table = pq.read_table(each)
-                kept = [newest[path] == number for path in table["path"].to_pylist()]
+                kept = [newest[path] == number and path not in stale for path in table["path"].to_pylist()]
                 if any(kept):
                     writer.write_table(table if all(kept) else table.filter(kept))
-    shutil.rmtree(parts)
 
 
 def _paths(file: Path) -> list[str]:
