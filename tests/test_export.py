@@ -115,6 +115,22 @@ def test_a_file_that_gives_something_else_is_not_there(glyphs, tmp_path, monkeyp
     assert not [*tmp_path.glob("*.pt2")]
 
 
+@pytest.mark.parametrize(("to", "there"), [("pt2", "model.pt2"), ("openvino", "model.xml"), ("openvino", "model.bin")])
+def test_a_file_that_is_there_is_refused_before_the_model_runs(to, there, tmp_path):
+    (tmp_path / there).write_text("a night of work")
+    with pytest.raises(UsageError, match=f"{there} is there already[\\s\\S]*--overwrite"):
+        zoo.export("tiny/no_such_model", tmp_path / f"model{FORMATS[to].suffix}")
+    assert (tmp_path / there).read_text() == "a night of work"
+
+
+def test_a_file_that_is_there_is_replaced_where_the_command_says_so(tmp_path):
+    (tmp_path / "model.ts").write_text("an older model")
+    command = ["export", "tiny/glyphnet", "--out", str(tmp_path / "model.ts"), "--overwrite"]
+    answer = CliRunner().invoke(group, command)
+    assert answer.exit_code == 0, answer.output
+    assert FORMATS["torchscript"].open(tmp_path / "model.ts")(X)
+
+
 def test_wrong_arguments_are_refused(glyphs, tmp_path):
     with pytest.raises(UsageError, match="to cannot be"):
         zoo.export(glyphs, tmp_path / "model", to="tflite")
@@ -265,14 +281,14 @@ def test_the_maps_of_an_encoder_are_outputs(tmp_path):
     for map_, expected in zip(FORMATS["pt2"].open(found.path)(X), encoder(X), strict=True):
         assert torch.equal(map_, expected)
     with pytest.raises(NotSupported, match="probabilities of features"):
-        zoo.export(encoder, tmp_path / "model.pt2", softmax=True)
+        zoo.export(encoder, tmp_path / "other.pt2", softmax=True)
 
 
 def test_features_are_called_features_and_have_no_probabilities(tmp_path):
     model = zoo.get("tiny/glyphnet", num_classes=0)
     assert zoo.export(model, tmp_path / "model.ts").outputs == ("features",)
     with pytest.raises(NotSupported, match="probabilities of features"):
-        zoo.export(model, tmp_path / "model.ts", softmax=True)
+        zoo.export(model, tmp_path / "other.ts", softmax=True)
 
 
 def test_a_size_needs_no_preprocessing(tmp_path):
@@ -281,7 +297,7 @@ def test_a_size_needs_no_preprocessing(tmp_path):
     assert json.loads(FORMATS["torchscript"].metadata(path))["input"]["shape"] == [3, 24, 40]
     for wrong in (0, 7.5, "32", (32,), (32, 32, 32)):
         with pytest.raises(UsageError, match="size cannot be"):
-            zoo.export(model, tmp_path / "model.ts", size=wrong)
+            zoo.export(model, tmp_path / "other.ts", size=wrong)
 
 
 def test_a_clip_has_as_many_frames_as_are_asked_for(tmp_path):
@@ -313,7 +329,7 @@ def test_outputs_are_compared_each_with_its_own_scale(tmp_path, monkeypatch):
 
 def test_two_threads_write_one_file(glyphs, tmp_path):
     with ThreadPoolExecutor(2) as pool:
-        found = [*pool.map(lambda _: zoo.export(glyphs, tmp_path / "model.ts").difference, range(4))]
+        found = [*pool.map(lambda _: zoo.export(glyphs, tmp_path / "model.ts", overwrite=True).difference, range(4))]
     assert found == [0.0] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
 
@@ -452,7 +468,7 @@ def full_disk():
 def test_a_full_disk_does_not_end_the_process(to, tmp_path):
     (tmp_path / "net").write_text("before")
     with pytest.raises(UsageError, match="cannot be written"):
-        zoo.export(zoo.get("tiny/glyphnet", weights=None), tmp_path / "net", to=to, size=32)
+        zoo.export(zoo.get("tiny/glyphnet", weights=None), tmp_path / "net", to=to, size=32, overwrite=True)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 

@@ -25,6 +25,7 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": 
     "--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Quantize (ONNX, pt2), by images of FOLDER."
 )
 @click.option("--static", is_flag=True, help="A batch of two, where the model takes no batch of any length.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there, if all goes well.")
 def export(
     model: str,
     to: str | None,
@@ -37,6 +38,7 @@ def export(
     softmax: bool,
     with_preprocessing: bool,
     static: bool,
+    overwrite: bool,
 ) -> None:
     r"""Write MODEL, a name or a saved folder, for another runtime, with class names and preprocessing in its metadata.
 
@@ -60,6 +62,7 @@ def export(
         int8=int8,
         dynamic=not static,
         weights=None if weights == "none" else weights,
+        overwrite=overwrite,
     )
     echo(
         f"{result.path}: outputs {', '.join(result.outputs)}; largest difference {result.difference:.3g}, "

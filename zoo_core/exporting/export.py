@@ -83,6 +83,7 @@ def export(
     int8: str | os.PathLike[str] | None = None,
     dynamic: bool = True,
     weights: str | os.PathLike[str] | None = "default",
+    overwrite: bool = False,
 ) -> Exported:
     """Write a model for another runtime, with its class names and preprocessing in the metadata of the file.
 
@@ -90,7 +91,7 @@ def export(
 
     Args:
         model: A model that takes a batch of images, its name, or the folder of a save.
-        path: The file to write. One that is there is replaced at the end, and only if all went well.
+        path: The file to write.
         to: ``"onnx"`` (``zoo-core[export]``), ``"openvino"`` (``zoo-core[export,openvino]``), ``"pt2"`` for
             ``torch.export``, or ``"torchscript"``. None for what the name says (``.onnx``, ``.xml``, ``.pt2``,
             ``.ts``), and else ONNX.
@@ -103,13 +104,14 @@ def export(
             which a classifier is quantized to eight bits; how it does on them before and after is in the result.
         dynamic: Whether the file takes a batch of any length; otherwise of two.
         weights: As for :func:`zoo_core.get`, where ``model`` is a name.
+        overwrite: Replace a file that is there, at the end, and only if all went well.
 
     Returns:
         The path, the names of the outputs, and the largest difference that was found.
 
     Raises:
         NotSupported: The model cannot be exported so; the message has the exporter's reason.
-        UsageError: An argument is impossible, or the file cannot be written.
+        UsageError: An argument is impossible, the file is there already, or it cannot be written.
         ZooError: The outputs are not the model's, or a library is missing.
 
     Example:
@@ -120,6 +122,8 @@ def export(
     """
     target = Path(path)
     kind = FORMATS[_format_of(target, to)]
+    if not overwrite:
+        _require_free(target, kind)
     opened = open_model(model, weights=weights)
     _refuse_by_kind(opened, softmax=softmax)
     require_values(opened)
@@ -164,6 +168,17 @@ def _format_of(target: Path, to: str | None) -> str:
             f"{target} is a folder", expected="the path of a file", hint=f"{target / 'model'}{FORMATS[result].suffix}"
         )
     return result
+
+
+def _require_free(target: Path, kind: Format) -> None:
+    """Refuse to replace files that are there, before a model is built and run."""
+    for file in (target, kind.beside(target)):
+        if file is not None and (file.exists() or file.is_symlink()):
+            raise UsageError(
+                f"{file} is there already",
+                done="nothing was written",
+                hint="another path; overwrite=True (--overwrite) replaces it when the export has gone well",
+            )
 
 
 def _refuse_by_kind(model: nn.Module, *, softmax: bool) -> None:

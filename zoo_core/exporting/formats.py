@@ -47,12 +47,14 @@ class Format:
         write: Model, example, path, metadata as JSON, and whether the batch may have any length.
         open: Path to a function of a batch.
         metadata: Path to the metadata as JSON.
+        beside: Path to that of a second file, in which the tensors are or may be; None where there is never one.
     """
 
     suffix: str
     write: Callable[[NamedOutputs, Tensor, Path, str, bool], None]
     open: Callable[[Path], Run]
     metadata: Callable[[Path], str]
+    beside: Callable[[Path], Path | None] = lambda _: None
 
 
 def _program(model: NamedOutputs, x: Tensor, dynamic: bool) -> torch.export.ExportedProgram:  # noqa: FBT001 - as Format.write
@@ -305,8 +307,12 @@ def _require_openvino() -> Any:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _open_onnx, _onnx_metadata),
-    "openvino": Format(".xml", _write_openvino, _open_openvino, _openvino_metadata),
+    "onnx": Format(
+        ".onnx", _write_onnx, _open_onnx, _onnx_metadata, lambda path: path.with_name(f"{path.name}.data")
+    ),
+    "openvino": Format(
+        ".xml", _write_openvino, _open_openvino, _openvino_metadata, lambda path: path.with_suffix(".bin")
+    ),
     "pt2": Format(".pt2", _write_pt2, _open_pt2, _pt2_metadata),
     "torchscript": Format(".ts", _write_torchscript, _open_torchscript, _torchscript_metadata),
 }
