@@ -420,6 +420,15 @@ def test_a_connection_that_breaks_is_not_taken_for_a_missing_token(flowers, hub,
 
 
 @pytest.mark.extra
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again_and_the_wait_is_told(flowers, hub, caplog):
+    hub.busy.add("/commit/main")
+    zoo.push(flowers, "hf://me/flowers")
+    assert "HTTP Error 503" in caplog.text
+    assert "Retrying in 1s [Retry 1/5]" in caplog.text
+    assert "model.safetensors" in hub.repos["me/flowers"][-1][1]
+
+
+@pytest.mark.extra
 def test_a_temporary_folder_that_takes_no_copy_is_named(flowers, hub, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(UsageError, match=r"could not be written to .*gone[\s\S]*set TMPDIR"):

@@ -27,6 +27,8 @@ class Hub:
         """Status and error code of all answers to those without the right token, ``Bearer hf_right``."""
         self.cut: set[str] = set()
         """Files of which half is sent, once."""
+        self.busy: set[str] = set()
+        """Ends of paths that are answered with 503, once."""
 
     def commit(self, repo, revision):
         commits = self.repos.get(repo, [])
@@ -59,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         raw = self.read_body()
         self.server.state.requests.append(self.path)
-        if self.is_refused():
+        if self.is_refused() or self.is_busy():
             return None
         if self.path == "/api/repos/create":
             body = json.loads(raw)
@@ -110,6 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         self.answer(refusal[0], {"error": "no"}, **({"X_Error_Code": refusal[1]} if refusal[1] else {}))
         return True
+
+    def is_busy(self):
+        now = {end for end in self.server.state.busy if self.path.endswith(end)}
+        self.server.state.busy -= now
+        if now:
+            self.answer(503, {"error": "busy"})
+        return bool(now)
 
     def give(self):
         if match := _FILE.fullmatch(self.path.split("?")[0]):

@@ -307,9 +307,7 @@ def _require_openvino() -> Any:
 
 
 FORMATS = {
-    "onnx": Format(
-        ".onnx", _write_onnx, _open_onnx, _onnx_metadata, lambda path: path.with_name(f"{path.name}.data")
-    ),
+    "onnx": Format(".onnx", _write_onnx, _open_onnx, _onnx_metadata, lambda path: path.with_name(f"{path.name}.data")),
     "openvino": Format(
         ".xml", _write_openvino, _open_openvino, _openvino_metadata, lambda path: path.with_suffix(".bin")
     ),
