@@ -28,8 +28,17 @@ FEWER_BLOCKS = {
     "timm/davit_base_fl": {"depths": (1, 1, 1, 1)},
     "timm/deepseek_vit_412m": {"depth": 2},
     "timm/deepseek_vit_412m_enc": {"depth": 2},
+    "timm/focalnet_huge_fl4": {
+        "focal_levels": (4, 4, 4, 4),
+        "layerscale_value": 1e-4,
+        "use_overlap_down": True,
+        "use_post_norm": True,
+        "use_post_norm_in_modulation": True,
+    },
     "timm/gemma4_vit_167m": {"depth": 2},
     "timm/gemma4_vit_167m_enc": {"depth": 2},
+    "timm/mobilenetv5_300m": {"channel_multiplier": 0.25},
+    "timm/mobilenetv5_300m_enc": {"channel_multiplier": 0.25},
     "timm/naflexvit_base_patch16_parfac_gap": {"depth": 2},
     "timm/naflexvit_base_patch16_siglip": {"depth": 2},
     "timm/qwen3_vit_88m": {"depth": 2},
@@ -37,7 +46,9 @@ FEWER_BLOCKS = {
     "timm/samvit_base_patch16": {"depth": 2, "global_attn_indexes": (1,)},
     "timm/samvit_base_patch16_224": {"depth": 2},
 }
-"""Options of kinds whose smallest model is large: as many blocks as show what each of them does."""
+"""Options of kinds whose smallest model is large: as many blocks, or as wide, as show what each of them does."""
+NARROWER = {"timm/focalnet_huge_fl4": "timm/focalnet_tiny_srf"}
+"""The model that is the same one with these options, where a kind's own builder takes no other depth or width."""
 MOST_FRAMES = 16
 FIELDS = ("model", "format", "verdict", "difference", "reason")
 REFUSED_TASKS = ("detection", "keypoints", "optical_flow")
@@ -48,7 +59,8 @@ _BEGIN, _END = "<!-- written by tests/support/exports.py -->", "<!-- end -->"
 def tried(name, formats=FORMATS):
     """A row for each format: whether it works, the difference as a share of the largest output, or why not."""
     card = zoo.info(name)
-    model, x = zoo.get(name, weights=None, seed=0, options=FEWER_BLOCKS.get(name)), example(card)
+    model = zoo.get(NARROWER.get(name, name), weights=None, seed=0, options=FEWER_BLOCKS.get(name))
+    x = example(card)
     x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) if x.is_meta else x  # of a card of 400M
     x = x if _frames(x) is None else x[:, :, : _frames(x)]
     alive = card.task in REFUSED_TASKS or _let_images_through(model, x)
@@ -125,7 +137,8 @@ def _table(found):
     for name in dict.fromkeys(row["model"] for row in found):
         each = (_cell(cells.get((name, to)), reasons) for to in FORMATS)
         options = ", ".join(f"{key}={value}" for key, value in FEWER_BLOCKS.get(name, {}).items())
-        lines.append(f"| {name}{f', {options}' if options else ''} | " + " | ".join(each) + " |")
+        built = f"{name} as {NARROWER[name]}" if name in NARROWER else name
+        lines.append(f"| {built}{f', {options}' if options else ''} | " + " | ".join(each) + " |")
     return "\n".join([*lines, "", *(f"{number}. {reason}" for reason, number in reasons.items())])
 
 
