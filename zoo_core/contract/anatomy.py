@@ -195,7 +195,8 @@ class Anatomy:
         keypoints: Dotted path of the transposed convolution that draws a map for each keypoint, in keypoint detectors.
         indivisible: Why forward does not split into backbone and head; None where it does.
         scaling: What the model itself does to each channel before the stem, when that names the channels one by one.
-        per_channel: Dotted paths of lists with one number a channel, such as the means that a detector subtracts.
+        per_channel: Dotted paths of lists or buffers with one number a channel, such as the means that a detector
+            subtracts.
         channel_attributes: Dotted paths of the integers that repeat the number of input channels elsewhere, kept in
             step, such as ``"config.num_channels"``.
         scores: Where the scores are in what forward returns: the name of an attribute, such as ``"logits"``, or a

@@ -12,8 +12,8 @@ from zoo_core.contract.anatomy import Head
 from zoo_core.tracing.detectors import box_heads
 from zoo_core.tracing.head_proof import MORE, NoHead, proven_heads, with_more_classes
 from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner, site_at
-from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +15,7 @@ from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import arguments
 from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import Dataflow, record
+from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
@@ -71,13 +70,13 @@ def record_passes(model: nn.Module, example: Any) -> Passes:
         AnatomyError: It does not run on this example.
     """
     with torch.random.fork_rng(devices=[]):
-        for x, copied in product((batch_of(example, 2), example), (_without_values, duplicate)):
+        for x, copied in product((batch_of(example, 2), example), (without_values, duplicate)):
             _initialize_lazy(model, x)
             try:
                 twin = copied(model)
                 given = _placed(x, twin)
                 flow = _recorded(twin, given)
-                if copied is _without_values and any(_may_be_index(each) for each in tree_iter(x)):
+                if copied is without_values and any(_may_be_index(each) for each in tree_iter(x)):
                     output_of(with_the_same_tensors(model), _placed(x, model))  # meta tensors fit any index
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
                 failure = error
@@ -133,52 +132,10 @@ def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = F
         return Dataflow(record(model, *arguments(model, x), as_far=as_far))
 
 
-def _without_values(model: nn.Module) -> nn.Module:
-    """A copy on torch's meta device to record passes of: shapes only, and no memory."""
-    memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        empty = torch.empty_like(tensor, device="meta")
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
-    return duplicate(model, memo)
-
-
-def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of a model to record its passes on; it may keep activations of its last forward or locks as attributes.
-
-    Args:
-        model: Any module.
-        memo: As of ``copy.deepcopy``: what stands for an object, by its id.
-    """
-    memo = {} if memo is None else memo
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    for each in tree_iter(attributes):
-        if isinstance(each, Tensor) and each.grad_fn is not None:
-            memo[id(each)] = each.detach().clone()  # deepcopy refuses a tensor that was computed
-    try:
-        return copy.deepcopy(model, {**memo})
-    except (TypeError, pickle.PicklingError):
-        for each in tree_iter(attributes):
-            if not _copies(each):
-                memo[id(each)] = each  # such as a lock or an open file: both have the same one
-        return copy.deepcopy(model, memo)
-
-
 def with_the_same_tensors(model: nn.Module) -> nn.Module:
     """A copy for passes that shares every tensor, so that what forward keeps as attributes stays off the model."""
     tensors = [*model.parameters(), *model.buffers()]
     return duplicate(model, {id(each): each for each in tensors})
-
-
-def _copies(value: object) -> bool:
-    """Whether an attribute can be copied into a duplicate of the model, which the passes are recorded on."""
-    if isinstance(value, Tensor | nn.Module | set | type(None)):
-        return True
-    try:
-        copy.deepcopy(value)
-    except (TypeError, pickle.PicklingError):
-        return False
-    return True
 
 
 def _initialize_lazy(model: nn.Module, x: Any) -> None:

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from zoo_core.tracing.last_layers import owner
-from zoo_core.tracing.passes import duplicate
 from zoo_core.tracing.program import run
-from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
+from zoo_core.utils.attributes import get_attribute, is_of_module, is_per_channel, repeated_numbers, set_attribute
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from zoo_core.tracing.passes import Passes
+    from zoo_core.tracing.recording import Op
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -36,6 +37,13 @@ _CHANNEL_COUNTS = frozenset(
 )
 _JOINING = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
 """Functions after which the input is still there as it was, beside features."""
+_RESAMPLING = frozenset({"grid_sample", "grid_sampler"})
+"""Functions after which the first of what they are given is still there, wherever features have moved its pixels."""
+_ARITHMETIC = frozenset(
+    {"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "div", "truediv", "rtruediv", "true_divide"}
+    | {"idiv", "itruediv", "addcmul", "normalize"}
+)
+"""Functions that take one number a channel, such as a mean, beside the input."""
 
 
 def find_stem(passes: Passes) -> tuple[str, ...]:
@@ -44,19 +52,45 @@ def find_stem(passes: Passes) -> tuple[str, ...]:
     Args:
         passes: The recorded model.
     """
+    result = {owner(op, parameters): None for op, parameters in _ops_on_input(passes) if parameters}
+    return tuple(path for path in result if path)
+
+
+def numbers_per_channel(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
+    """Names of the buffers with one number for each input channel that forward computes with before a stem.
+
+    One that it needs elsewhere too, such as a mean that is added to an image that it gives, is left out.
+
+    Args:
+        passes: The recorded model.
+        stem: Paths of its first layers.
+    """
+    flow, buffers = passes.evaluated, dict(passes.model.named_buffers())
+    layers = [passes.model.get_submodule(path) for path in stem]
+    counts = {layer.in_channels for layer in layers if isinstance(layer, _CONVOLUTIONS)} - {1}
+    if not any(is_per_channel(each, counts) for each in buffers.values()):
+        return ()
+    before = [op for op, learned in _ops_on_input(passes) if op.name in _ARITHMETIC and not learned]
+    used = dict.fromkeys(name for op in before for name in flow.parameters_of(op))
+    others = [op for op in flow.recording.ops if flow.moving(op) and not any(op is each for each in before)]
+    elsewhere = {name for op in others for name in flow.parameters_of(op)}
+    return tuple(name for name in used if name not in elsewhere and is_per_channel(buffers.get(name), counts))
+
+
+def _ops_on_input(passes: Passes) -> Iterator[tuple[Op, list[str]]]:
+    """Recorded ops given the input, or what became of it without parameters, each with the parameters it uses."""
     flow = passes.evaluated
-    seen, result = {*flow.recording.inputs}, dict[str, None]()
     learned = {name for name, _ in passes.model.named_parameters(remove_duplicate=False)}
+    seen = {*flow.recording.inputs}
     for op in flow.recording.ops:
-        is_first = op.name in _JOINING or seen.issuperset(flow.moving(op))  # else features that the input masks
+        moving = flow.moving(op)[:1] if op.name in _RESAMPLING else flow.moving(op)
+        is_first = op.name in _JOINING or seen.issuperset(moving)  # else features that the input masks
         if not is_first or seen.isdisjoint(op.inputs):
             continue
         parameters = [name for name in flow.parameters_of(op) if name in learned]
-        if parameters:
-            result[owner(op, parameters)] = None
-        else:
+        yield op, parameters
+        if not parameters:
             seen.update(op.outputs)
-    return tuple(path for path in result if path)
 
 
 def channel_counts(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:

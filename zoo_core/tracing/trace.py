@@ -21,7 +21,7 @@ from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import with_stages
 from zoo_core.tracing.stage_proof import unproven_stages, with_several_maps
-from zoo_core.tracing.stem_finder import channel_counts, find_stem
+from zoo_core.tracing.stem_finder import channel_counts, find_stem, numbers_per_channel
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def trace(
         heads,
         stem=stem,
         headless=_headless(missing.get("head"), candidates, last),
+        per_channel=numbers_per_channel(passes, stem),
         channel_attributes=channel_counts(passes, stem),
     )
     anatomy = with_stages(passes, anatomy, main, grid, stages)

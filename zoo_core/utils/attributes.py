@@ -42,6 +42,17 @@ def is_of_module(model: nn.Module, path: str) -> bool:
     return isinstance(get_attribute(model, owner) if owner else model, nn.Module)
 
 
+def is_per_channel(value: object, counts: Collection[int]) -> bool:
+    """Whether a value is a tensor of fractions with one number for each channel, such as ``[1, 3, 1, 1]``.
+
+    Args:
+        value: What an attribute is.
+        counts: Of channels there may be.
+    """
+    is_fraction = isinstance(value, Tensor) and value.is_floating_point()
+    return is_fraction and value.numel() in counts and value.numel() in value.shape  # type: ignore[attr-defined]
+
+
 def _replace_attributes(model: nn.Module, old: object, new: object) -> None:
     """Write a new object to each attribute of a module in the model that is the old one."""
     for module in model.modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -23,6 +24,7 @@ from zoo_core.surgery.stem.filters import (
     order_of,
     plan_channels,
 )
+from zoo_core.surgery.stem.proof import proven_on
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute
@@ -37,6 +39,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _SIDE = 224
+_SIGNAL = 3
+"""Axes of ``[N, C, L]``."""
 
 
 @strict_arguments
@@ -71,8 +75,9 @@ def adapt_stem(
 
     The means and deviations in the weights' ``Preprocessing`` belong to the old channels. Normalize each new channel
     with those of the old one it comes from, their average under ``"mean"``, and those of your own data for one that is
-    silent or random. A model that normalizes inside has its own numbers brought along in that way, and GoogLeNet's and
-    Inception's ``transform_input`` is switched off and folded into the filters and the batch norm after them.
+    silent or random. A model that normalizes inside has its own numbers brought along in that way, lists that its
+    family declares and buffers that a trace finds; and GoogLeNet's and Inception's ``transform_input`` is switched off
+    and folded into the filters and the batch norm after them.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
@@ -87,7 +92,8 @@ def adapt_stem(
     Raises:
         UsageError: An argument is impossible; the message says what is possible.
         NotSupported: The first layers are not convolutions or linear layers with a weight of their own, or they
-            standardize it and have no gain that could keep their responses; ``"random"`` works for those.
+            standardize it and have no gain that could keep their responses; ``"random"`` works for those. Or something
+            else in a model that was traced is made for the old channels too. Nothing was changed.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -100,7 +106,8 @@ def adapt_stem(
     _refuse_adapter(model)
     layers = stem_layers(model)
     bare = unwrap(model)
-    orders = {path: order_of(bare, layer, channels_told(model), _size(model)) for path, layer in layers.items()}
+    told, size, is_traced = channels_told(model), _size(model), metadata_of(bare).example is not None
+    orders = {path: order_of(bare, layer, told, size, is_traced=is_traced) for path, layer in layers.items()}
     old_count = next(iter(orders.values())).channels
     if policy is None and map is None and in_channels == old_count:
         return model
@@ -108,13 +115,16 @@ def adapt_stem(
     for layer in layers.values():
         check_response(layer, plan, old_count)
     with editing(model, "adapt_stem", record={"in_channels": in_channels, "policy": policy, "map": map}) as edit:
+        example = metadata_of(bare).example
+        if example is not None:
+            example = proven_on(bare, example, old_count, in_channels, partial(_adapt_twin, edit.anatomy, orders, plan))
         changed = _adapt(bare, edit.anatomy, layers, orders, plan, seed)
         before = metadata_of(bare).receipt.tensors
         is_new = plan.policy == "random"
         edit.outcomes.update(
             {name: "initialized" if is_new or before.get(name) == "initialized" else "adapted" for name in changed}
         )
-        edit.anatomy = replace(edit.anatomy, scaling=None)
+        edit.update(anatomy=replace(edit.anatomy, scaling=None), example=example)
     return model
 
 
@@ -157,11 +167,27 @@ def _adapt(
                 changed.append(f"{path}.gain")
     if scaling:
         set_attribute(model, scaling.switch, value=False)
+    return [*(f"{path}.weight" for path in layers), *changed, *_adapt_numbers(model, anatomy, plan)]
+
+
+def _adapt_numbers(model: nn.Module, anatomy: Anatomy, plan: Plan) -> list[str]:
+    """Adapt what has one number for each channel before the stem, or says how many there are; names of the tensors."""
+    changed = []
     for path in anatomy.per_channel:
-        set_attribute(model, path, plan.numbers(get_attribute(model, path)))
+        numbers = get_attribute(model, path)
+        if not isinstance(numbers, Tensor):
+            set_attribute(model, path, plan.numbers(numbers))
+        elif numbers.numel() > 1:  # a single one is that of all channels
+            set_attribute(model, path, plan.numbers_of(numbers))
+            changed.append(path)
     for path in anatomy.channel_attributes:
         set_attribute(model, path, plan.count)
-    return [*(f"{path}.weight" for path in layers), *changed]
+    return changed
+
+
+def _adapt_twin(anatomy: Anatomy, orders: dict[str, Order], plan: Plan, twin: nn.Module) -> None:
+    """Adapt the first layers of a copy of the model, to see whether it runs then."""
+    _adapt(twin, anatomy, {path: twin.get_submodule(path) for path in orders}, orders, plan, seed=0)
 
 
 def stem_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -193,9 +219,11 @@ def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
     )
 
 
-def _size(model: nn.Module) -> tuple[int, int]:
-    """Rows and columns of the images that a stem is adapted with."""
-    card = metadata_of(model).card
+def _size(model: nn.Module) -> tuple[int, ...]:
+    """Rows and columns of the images that a stem is adapted with; frames before them, and one side of a signal."""
+    card, example = metadata_of(model).card, metadata_of(model).example
+    if isinstance(example, Tensor) and example.dim() >= _SIGNAL:
+        return tuple(example.shape[2:])
     return (card.input_size[-2], card.input_size[-1]) if card else (_SIDE, _SIDE)
 
 

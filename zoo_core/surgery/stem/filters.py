@@ -54,7 +54,9 @@ class Order:
         return weight.transpose(1, 2).flatten(1, 3)
 
 
-def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> Order:
+def order_of(
+    model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, ...], *, is_traced: bool = False
+) -> Order:
     """In what order the filters of a first layer take the channels of the image.
 
     A layer with as many inputs as the image has channels takes them as they are. Any other is watched while the front
@@ -65,12 +67,14 @@ def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int,
         layer: One of its first layers, a convolution or a linear layer.
         expected: How many channels the image probably has.
         size: Height and width of an image that the model takes, in pixels.
+        is_traced: Whether nobody declares that a convolution with as many inputs as channels takes them in their order.
 
     Raises:
         NotSupported: No number of channels explains what the layer is given.
     """
     inputs = inputs_of(layer)
-    if isinstance(layer, CONVOLUTIONS) and inputs == expected:
+    is_plain = isinstance(layer, CONVOLUTIONS) and inputs == expected
+    if is_plain and not (is_traced and _reorders(model, layer, size)):
         return Order(expected)
     if next(layer.parameters()).is_meta:
         raise _unclear(layer, "a model on the meta device cannot be run", "do it before the model goes there")
@@ -78,12 +82,13 @@ def order_of(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int,
         for channels in dict.fromkeys([expected, *_divisors(inputs)]):
             owners = _owners(model, layer, channels, size)
             inner = next((n for n in _divisors(inputs) if owners == [j // n % channels for j in range(inputs)]), None)
+            inner = inner if inputs % channels == 0 else None  # it is given a part of the channels
             if owners and inner:
                 return Order(channels, inner)
     raise _unclear(layer, f"no number of channels explains its {inputs} inputs", "change the layer by hand")
 
 
-def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, int]) -> int:
+def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, ...]) -> int:
     """How many channels the images of a model have: as many as first-layer filters take, or what comes to that many.
 
     Args:
@@ -115,7 +120,7 @@ class _Reached(Exception):
         self.given = given
 
 
-def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, int]) -> list[int]:
+def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, ...]) -> list[int]:
     """For each input of first-layer filters the one channel of the image that it comes from; empty when unclear."""
     axis, dark = _axis(layer), _black_image(layer, channels, size)
     base = _input_of(model, layer, dark)
@@ -133,15 +138,24 @@ def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, 
     return seen.int().argmax(0).tolist() if bool((seen.sum(0) == 1).all()) else []
 
 
+def _reorders(model: nn.Module, layer: nn.Module, size: tuple[int, ...]) -> bool:
+    """Whether a first convolution is seen to take the channels in another order, as one after ``x.flip(1)`` does."""
+    if next(layer.parameters()).is_meta:
+        return False
+    with evaluating(model):
+        owners = _owners(model, layer, inputs_of(layer), size)
+    return owners != sorted(owners)
+
+
 def _axis(layer: nn.Module) -> int:
     """The axis that the input channels of first-layer filters are on."""
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
-def _black_image(layer: nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+def _black_image(layer: nn.Module, channels: int, size: tuple[int, ...]) -> Tensor:
     """A black image, or frames of one: one channel after another is lit, to see which inputs of filters are of it."""
     weight = next(layer.parameters())
-    frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) else ()
+    frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) and len(size) == 2 else ()  # noqa: PLR2004 - rows and columns
     return torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
 
 
@@ -219,6 +233,14 @@ class Plan:
         everything = range(len(old))
         chosen = [sources.get(i, everything) for i in range(self.count)]
         return [math.fsum(old[j] for j in group) / len(group) for group in chosen]
+
+    def numbers_of(self, old: Tensor) -> Tensor:
+        """The same for a tensor, along the axis that has one number a channel; any other axis is as long as 1."""
+        count = old.numel()
+        units = [[float(one == other) for one in range(count)] for other in range(count)]
+        shares = torch.tensor([self.numbers(unit) for unit in units], device=old.device, dtype=old.dtype)
+        shape = [self.count if side == count else side for side in old.shape]
+        return (old.detach().flatten() @ shares).view(shape)
 
     def known(self, old: int) -> Collection[int]:
         """The new channels that come from some of the ``old`` ones, so that their numbers mean something."""

@@ -110,7 +110,7 @@ def check_in_channels(card: Card) -> None:
         model = _adapted(card, channels)
         layers = stem_layers(model)
         changed = [name for name, tensor in model.state_dict().items() if tensor.shape != before[name]]
-        outside = [name for name in changed if not inside(name, [*layers])]
+        outside = [name for name in changed if not inside(name, [*layers, *anatomy_of(model).per_channel])]
         require(not outside, f"{card.id}: in_channels={channels} changed the shapes of {', '.join(outside)}")
         left = [path for path, number in _channel_counts(model) if number == x.shape[1] != channels]
         require(
@@ -137,7 +137,8 @@ def _check_numbers(card: Card, x: Tensor) -> None:
         require(right, f"{card.id}: channel_attributes has {path!r}, which is {number}, and images have {count}")
     for path in anatomy.per_channel:
         value: Any = get_attribute(model, path)
-        right = isinstance(value, Sequence | torch.Tensor) and len(value) == count
+        is_tensor = isinstance(value, torch.Tensor)
+        right = value.numel() == count if is_tensor else isinstance(value, Sequence) and len(value) == count
         require(right, f"{card.id}: per_channel has {path!r}, which is {value}, and no {count} numbers")
     for name in _COUNTS if anatomy.channel_attributes else ():
         if name in known_arguments(card):
