@@ -458,6 +458,14 @@ def test_an_image_that_changed_is_embedded_again_and_has_one_row(glyphs, photos,
 
 
 @pytest.mark.extra
+def test_a_file_of_vectors_takes_little_more_than_their_numbers(tmp_path):
+    vectors = torch.randn(1024, 512, generator=torch.Generator().manual_seed(0))
+    names = tuple(f"{i}.png" for i in range(len(vectors)))
+    path = zoo.Embeddings(names, vectors, ("",) * 1024, ((1, 1),) * 1024).save(tmp_path / "features.parquet")
+    assert path.stat().st_size < 1.02 * vectors.nbytes
+
+
+@pytest.mark.extra
 def test_an_image_that_can_no_longer_be_read_loses_its_row(glyphs, photos, tmp_path):
     out, broken = tmp_path / "features.parquet", photos / "dark" / "1.png"
     before = zoo.embed(glyphs, photos, out=out)
