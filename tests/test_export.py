@@ -109,7 +109,7 @@ def test_what_the_exporter_cannot_do_is_refused_with_its_reason(glyphs, tmp_path
 
 
 def test_a_file_that_gives_something_else_is_not_there(glyphs, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_compare", lambda *_, **__: (0.5, 2.0))
+    monkeypatch.setattr(module, "compare", lambda *_, **__: (0.5, 2.0))
     with pytest.raises(ZooError, match=r"other outputs than the model(.|\n)*no file was written"):
         zoo.export(glyphs, tmp_path / "model.pt2", to="pt2")
     assert not [*tmp_path.glob("*.pt2")]
@@ -325,6 +325,50 @@ def test_outputs_are_compared_each_with_its_own_scale(tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=wrong))
     with pytest.raises(ZooError, match="other outputs than the model"):
         zoo.export(model, tmp_path / "model.pt2")
+
+
+class _Cancels(torch.nn.Module):
+    """Scores of which rounding takes most digits: in float64 they are others."""
+
+    def forward(self, x):
+        return (x + 1e5) - 1e5
+
+
+def _exported_as(monkeypatch, run_of):
+    """Have files of pt2 give what a function of their own run gives."""
+    opened = FORMATS["pt2"].open
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=lambda path: run_of(opened(path))))
+
+
+def test_a_file_may_differ_from_a_model_as_the_model_from_itself_in_float64(tmp_path, monkeypatch):
+    model = zoo.get("tiny/glyphnet", num_classes=3, seed=0)
+    plain = zoo.get("tiny/glyphnet", num_classes=3, seed=0).double().eval()
+    model.set_submodule("fc", torch.nn.Sequential(model.fc, _Cancels()))
+    _exported_as(monkeypatch, lambda _: lambda batch: [plain(batch.double()).float()])
+    found = zoo.export(model, tmp_path / "model.pt2")
+    assert found.difference > 1e-3 * found.largest
+
+
+def test_a_file_that_differs_by_more_than_rounding_is_refused_and_the_rounding_told(tmp_path, monkeypatch):
+    model = zoo.get("tiny/glyphnet", num_classes=3, seed=0)
+    model.set_submodule("fc", torch.nn.Sequential(model.fc, _Cancels()))
+    _exported_as(monkeypatch, lambda run: lambda batch: [each * 1.2 for each in run(batch)])
+    with pytest.raises(ZooError, match=r"other outputs than the model[\s\S]*rounding grows in the model"):
+        zoo.export(model, tmp_path / "model.pt2")
+
+
+def test_a_runtime_that_mixes_up_the_images_of_a_batch_is_named(glyphs, tmp_path, monkeypatch):
+    _exported_as(monkeypatch, lambda run: lambda batch: [each[:1].expand_as(each) for each in run(batch)])
+    with pytest.raises(ZooError, match=r"for one image at a time and not for a batch"):
+        zoo.export(glyphs, tmp_path / "model.pt2")
+
+
+@pytest.mark.extra
+def test_positions_that_are_resized_with_antialiasing_are_so_in_openvino(tmp_path):
+    model = zoo.get("timm/test_vit", weights=None, seed=0, options={"dynamic_img_size": True})
+    torch.nn.init.normal_(model.pos_embed)
+    found = zoo.export(model, tmp_path / "model.xml", size=96)
+    assert found.difference < 1e-4 * found.largest
 
 
 def test_two_threads_write_one_file(glyphs, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from click import unstyle
 from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
+from zoo_core.exporting.agreement import compare, require_agreement
 from zoo_core.exporting.formats import FORMATS, input_name
 from zoo_core.exporting.named_outputs import NamedOutputs, Prepare
 from zoo_core.exporting.quantize import Quantized, quantize, require_quantizable
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 _LISTS = {"detection": "it takes a list of images", "keypoints": "it takes a list of images"}
 _REFUSED = {**_LISTS, "optical_flow": "it takes two images"}
-_ALLOWED = 1e-3
-"""How far outputs may be apart, as a share of the largest: runtimes fuse and reorder what they compute."""
-_ROUNDINGS = 16
-"""The same for half precision, in roundings of its type."""
 _CLIP = 5
 """Dimensions of a batch of clips."""
 _ONE_AT_A_TIME = Lock()
@@ -139,8 +135,9 @@ def export(
     with _ONE_AT_A_TIME, evaluating(runs.model), torch.no_grad(), uncast, _staged(target) as partial:
         runs.eval()(x)
         _write(kind, runs, x, partial, _metadata(opened, x, runs, size), dynamic=dynamic)
-        difference, largest = _compare(kind, runs, x, partial, dynamic=dynamic)
-        _require_agreement(runs, x, difference, largest, dtype)
+        run = _open_exported(kind, partial)
+        difference, largest = compare(runs, run, x, dynamic=dynamic)
+        require_agreement(runs, run, x, difference, largest, dtype)
         quantized = None if int8 is None else quantize(opened, partial, int8, size)
     return Exported(target, difference, largest, runs.names, quantized)
 
@@ -214,28 +211,6 @@ def _staged(target: Path) -> Iterator[Path]:
         raise UsageError(f"{target} cannot be written", cause=str(error), hint="another path") from error
 
 
-def _require_agreement(model: NamedOutputs, x: Tensor, difference: float, largest: float, dtype: torch.dtype) -> None:
-    """Refuse an exported file that gives other outputs than the model."""
-    if not math.isfinite(largest):
-        raise ZooError(
-            "the model returns nan or infinity for an image of noise, so that nothing can be compared",
-            done="no file was written",
-            hint="zoo.activation_stats(model, x) names the layer where it begins",
-        )
-    allowed = max(_ALLOWED, _ROUNDINGS * torch.finfo(dtype).eps) if dtype.is_floating_point else _ALLOWED
-    if difference <= allowed * max(largest, 1e-6):
-        return
-    changes = any(not torch.equal(*pair) for pair in zip(model(x), model(x), strict=True))
-    raise ZooError(
-        "the file gives other outputs than the model",
-        expected=f"a difference of at most {allowed:.2g} of the largest output, {largest:.4g}",
-        got=f"{difference:.4g}",
-        done="no file was written",
-        cause="the model itself gives something else each time, in eval mode too" if changes else None,
-        hint="a model without randomness" if changes else "another format for to, or another version of torch",
-    )
-
-
 def _write(
     kind: Format, model: NamedOutputs, x: Tensor, path: Path, metadata: dict[str, Any], *, dynamic: bool
 ) -> None:
@@ -273,30 +248,6 @@ def _export_hint(reason: str, *, dynamic: bool) -> str:
     if "data-dependent" in reason:
         return "a forward without a branch on values, such as one with torch.where"
     return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
-
-
-def _compare(kind: Format, model: NamedOutputs, x: Tensor, path: Path, *, dynamic: bool) -> tuple[float, float]:
-    """The largest difference of an exported output from the model's, and the largest of its values; nan is kept.
-
-    Of several outputs it is that of the one where it is the largest share: maps of one model differ in scale.
-    """
-    run = _open_exported(kind, path)
-    pairs = [[0.0, 0.0] for _ in model.names]
-    for batch in [x, torch.cat([x.flip(-1), x[:1]]), x[:1]] if dynamic else [x]:
-        for pair, expected, result in zip(pairs, model(batch), run(batch), strict=True):
-            if expected.shape != result.shape:
-                return math.inf, expected.abs().max().item()
-            apart = (expected.double() - result.to(expected.device).double()).abs().max().item()
-            pair[:] = _max_or_nan(pair[0], apart), _max_or_nan(pair[1], expected.abs().max().item())
-    difference, largest = max(
-        pairs, key=lambda pair: math.inf if math.isnan(sum(pair)) else pair[0] / max(pair[1], 1e-6)
-    )
-    return difference, largest
-
-
-def _max_or_nan(first: float, second: float) -> float:
-    """The larger of two differences of exported outputs, nan where one is: ``max`` would lose it."""
-    return first if math.isnan(first) else second if math.isnan(second) else max(first, second)
 
 
 def _open_exported(kind: Format, path: Path) -> Run:

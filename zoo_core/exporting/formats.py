@@ -274,9 +274,30 @@ def _write_openvino(model: NamedOutputs, x: Tensor, path: Path, metadata: str, d
     with tempfile.TemporaryDirectory() as folder:
         through = Path(folder, "model.onnx")
         _write_onnx(model, x, through, metadata, dynamic)
-        graph = ov.Core().read_model(through)
+        graph = ov.Core().read_model(_without_constant_resizing(through))
         graph.set_rt_info(metadata, [METADATA])
         ov.save_model(graph, path, compress_to_fp16=False)
+
+
+def _without_constant_resizing(path: Path) -> Path:
+    """An ONNX graph in which nothing that depends on no image is resized, such as the embeddings of positions.
+
+    OpenVINO leaves out the antialiasing of a resize. onnxruntime has it, and computes here what is constant.
+    """
+    import onnx
+
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    if not any(
+        each.op_type == "Resize" and any(one.name == "antialias" and one.i for one in each.attribute) for each in nodes
+    ):
+        return path
+    ort = _require_onnx()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(result := path.with_name(f"constant.{path.name}"))
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{result.name}.data")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return result
 
 
 def _open_openvino(path: Path) -> Run:
