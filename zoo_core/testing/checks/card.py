@@ -74,7 +74,7 @@ _INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "ha
 
 
 def check_card(card: Card) -> None:
-    """The weights entries are well formed: scheme, proof, class names, licences, preprocessing."""
+    """What a card says of its weights is well formed: scheme, proof, class names, licences, preprocessing."""
     for weights in card.weights:
         label = f"{card.id}@{weights.tag}"
         for file in weights.files:
@@ -107,7 +107,7 @@ def check_card(card: Card) -> None:
 
 
 def _check_tags(card: Card) -> None:
-    """The tags of the weights entries can be requested and kept as files, and no two are of one digest."""
+    """The tags of weights in a card can be requested and kept as files, and no two are of one digest."""
     files: dict[str, tuple[str, str]] = {}
     for weights in card.weights:
         usable = bool(_TAG.fullmatch(weights.tag)) and weights.tag.lower() not in _RESERVED
@@ -127,7 +127,7 @@ def _check_tags(card: Card) -> None:
 
 
 def _check_source(label: str, file: Weights) -> None:
-    """Check that the URLs of a weights entry have known schemes and hosts, and that plain http has a whole digest."""
+    """Check that the URLs in a card have known schemes and hosts, and that plain http has a whole digest."""
     for url in file.urls:
         require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
         parts = urlsplit(url)
@@ -143,7 +143,7 @@ def _check_source(label: str, file: Weights) -> None:
 
 
 def _check_url(label: str, url: str, file: Weights) -> None:
-    """Check that a URL of a weights entry is that of a file for everybody, and its name that of the digest."""
+    """Check that a URL in a card is that of a file for everybody, and its name that of the digest."""
     parts = urlsplit(url)
     require(
         not any(page.match(url) for page in _PAGES),
@@ -164,7 +164,7 @@ def _check_url(label: str, url: str, file: Weights) -> None:
 
 
 def _check_files(label: str, weights: Weights) -> None:
-    """Check that no file of a weights entry has the digest of an empty one, or a URL twice."""
+    """Check that no file in a card has the digest of an empty one, or a URL twice."""
     for file in weights.files:
         require(file.sha256 != _EMPTY, f"{label}: {file.sha256[:8]}... is the digest of a file without a byte")
         twice = [url for url, count in Counter(file.urls).items() if count > 1]
@@ -172,7 +172,7 @@ def _check_files(label: str, weights: Weights) -> None:
 
 
 def _check_numbers(label: str, weights: Weights) -> None:
-    """Check that size, metrics and recorded outputs of a weights entry are numbers that these can be."""
+    """Check that size, metrics and recorded outputs in a card are numbers that these can be."""
     right = weights.size is None or weights.size > 0
     require(right, f"{label}: size {weights.size} is no number of bytes")
     for name, number in weights.metrics.items():
@@ -194,7 +194,7 @@ def _check_numbers(label: str, weights: Weights) -> None:
 
 
 def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The class names that a weights entry lists or refers to; a finding where what it refers to gives none."""
+    """The class names that a card lists or refers to; a finding where what it refers to gives none."""
     if not isinstance(categories, str):
         return categories
     try:
@@ -214,12 +214,12 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
 
 @lru_cache(maxsize=64)
 def _named_class_names(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names that weights entries refer to, called for twice to check them; the same for hundreds of entries."""
+    """Class names that cards refer to, called for twice to check them; the same for hundreds of cards."""
     return named(categories), named(categories)
 
 
 def _check_distinct(label: str, names: tuple[str, ...]) -> None:
-    """Most class names of a weights entry are different ones; ImageNet has two classes called a crane."""
+    """Most class names in a card are different ones; ImageNet has two classes called a crane."""
     require(all(name.strip() for name in names), f"{label}: {len(names)} class names, of which some are empty")
     around = [name for name in names if name != name.strip()]
     require(not around, f"{label}: the class names {around[:3]} begin or end with white space")
@@ -248,19 +248,19 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
 
 @cache
 def _imagenet_names() -> tuple[str, ...]:
-    """ImageNet's class names, which the check wants in this order in weights entries."""
+    """ImageNet's class names, which the check wants in this order in cards."""
     return named("imagenet_1k")
 
 
 def _check_licenses(label: str, licenses: Licenses) -> None:
-    """The licences of a weights entry are lower-case SPDX names, or unknown."""
+    """The licences in a card are lower-case SPDX names, or unknown."""
     for part, name in vars(licenses).items():
         right = isinstance(name, str) and bool(_SPDX.fullmatch(name))
         require(right, f"{label}: the licence of its {part} is {name!r}; a lower-case SPDX name, or 'unknown'")
 
 
 def _check_preprocessing(label: str, said: Preprocessing, input_size: tuple[int, ...]) -> None:
-    """The preprocessing of a weights entry has numbers that fit each other and the input of the model."""
+    """The preprocessing in a card has numbers that fit each other and the input of the model."""
     channels, *image = input_size
     for name in ("mean", "std"):
         count = len(getattr(said, name))
