@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.shell_completion import ShellComplete
+from PIL import Image
 
 from zoo_core.cli.group import zoo as commands
 from zoo_core.weights.transport import progress
@@ -149,3 +150,14 @@ def test_every_command_completes_what_it_takes(monkeypatch, command, incomplete,
     monkeypatch.setattr("zoo_core.weights.cache.inventory.contents", lambda _cache: ([kept], []))
     found = ShellComplete(commands, {}, "zoo", "_ZOO_COMPLETE").get_completions(command, incomplete)
     assert expected in [each.value for each in found]
+
+
+def test_a_large_image_that_is_read_brings_no_warning_of_pillow(tmp_path):
+    Image.new("L", (50, 30)).save(tmp_path / "large.png")
+    code = (
+        "import sys; from PIL import Image; from zoo_core.cli import main; Image.MAX_IMAGE_PIXELS = 1000;"
+        f"sys.argv = ['zoo', 'predict', 'tiny/glyphnet', {str(tmp_path / 'large.png')!r}]; main()"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], text=True, check=False, capture_output=True)
+    assert answer.returncode == 0
+    assert answer.stderr == "1 image, 0 failed\n"

@@ -22,6 +22,7 @@ def main() -> None:
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started from here imports what the current folder holds
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as *rest
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")  # Pillow's, of an image that is read
     open_streams()
     try:
         code = _run()
