@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -92,6 +93,28 @@ def test_two_processes_that_hold_half_of_the_parameters_each_train_as_one(digits
     norms = ["*bn*", "*shortcut.1*", "stem.*"]  # each process has statistics of its own
     decay = {"weight_decay": 1.0, "layer_decay": 0.5, "head_lr": 3e-2, "lr": 1e-2}
     trained_alike(script, digits, tmp_path, freeze=norms, **decay)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
+def test_processes_that_train_copies_leave_the_metrics_of_each_epoch(digits, tmp_path, strategy):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import warnings
+from zoo_lightning import finetune
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    trainer = {{"enable_progress_bar": False, "accelerator": "cpu", "devices": 2, "strategy": {strategy!r}}}
+    out = {str(tmp_path / "out")!r}
+    finetune({str(digits)!r}, model="tiny/glyphnet", out=out, epochs=2, batch_size=3, trainer=trainer)
+""")
+    answer = subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert {"train_loss", "val_loss", "accuracy"} <= {
+        *json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    }
+    assert "train_loss" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_what_several_processes_cannot_do_is_refused_before_training(digits, tmp_path):

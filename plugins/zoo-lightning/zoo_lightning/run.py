@@ -31,7 +31,7 @@ from zoo_lightning.module import FineTune, require_frozen, require_trainable
 from zoo_lightning.options import Options, checked
 from zoo_lightning.read import read_data
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import begin, require_free, require_same_run, resumable
+from zoo_lightning.resume import POINT, begin, require_free, require_same_run, resumable
 from zoo_lightning.strategies import require_processes, shards
 from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
 
@@ -315,6 +315,10 @@ def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:
 
 def _finish(engine: Trainer, run: _Run, history: History) -> Result:
     """Finish a run: save the best weights, the metrics and the report; the first process alone writes."""
+    point = Path(engine.default_root_dir, POINT)
+    if not history.rows and point.is_file():  # processes that were spawned, as by a notebook, trained copies
+        state = torch.load(point, map_location="cpu", weights_only=True)["callbacks"]
+        history.load_state_dict(state[history.state_key])
     metrics = history.last
     report = run.target / REPORT
     if not engine.is_global_zero:
