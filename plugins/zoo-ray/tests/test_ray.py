@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -123,6 +124,31 @@ def test_what_listens_and_is_no_ray_is_refused_within_seconds(monkeypatch, answe
         threading.Thread(target=serve, daemon=True).start()
         with pytest.raises(OSError, match=r"what listens there is no Ray: it (answered|did not answer)"):
             actors._require_cluster(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def _answers_as_grpc(connection):
+    """Be a server of HTTP/2 that takes all requests and answers none."""
+    empty_settings = b"\0\0\0\4\0\0\0\0\0"
+    with connection, contextlib.suppress(OSError):
+        connection.sendall(empty_settings)
+        while connection.recv(1 << 16):
+            pass
+
+
+@pytest.mark.sweep
+def test_a_server_of_grpc_that_is_no_ray_is_given_up_after_an_attempt_of_a_minute(photos):
+    def serve(server):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=_answers_as_grpc, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        code = f"import zoo_core as zoo; zoo.embed('tiny/glyphnet', {str(photos)!r}, engine='ray')"
+        settings = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{server.getsockname()[1]}"}
+        program = [sys.executable, "-c", code]
+        answer = subprocess.run(program, env=settings, check=False, capture_output=True, text=True, timeout=150)
+    assert "UsageError: there is no Ray cluster at 127.0.0.1" in answer.stderr
 
 
 def test_a_cluster_is_known_by_what_it_answers(cluster):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
@@ -32,6 +33,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """What a client of HTTP/2 begins with (RFC 9113, 3.4), which gRPC speaks, and Ray by it: here without settings."""
 _FRAME, _SETTINGS = 9, 4
 """Bytes of the head of its frames, and the type of the first that a server sends, in the fourth byte."""
+_ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
+"""Ray's setting of how often it tries to reach a cluster, 20 times unless set."""
 _RETRIES = 3
 """How often a task is given to an actor again that died in it: some images kill every actor."""
 
@@ -99,8 +102,9 @@ def _started() -> Any:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "")
         try:
-            _require_cluster(address)
-            ray.init(log_to_driver=False)
+            is_host = _require_cluster(address)
+            with _few_attempts() if is_host else nullcontext():
+                ray.init(log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise errors.UsageError(
                 f"there is no Ray cluster at {address}" if address else "Ray does not start on this machine",
@@ -110,18 +114,34 @@ def _started() -> Any:
     return ray
 
 
-def _require_cluster(address: str) -> None:
+@contextmanager
+def _few_attempts() -> Iterator[None]:
+    """Have Ray give up after one attempt, of a minute, to connect to what is no Ray but a server of gRPC too."""
+    if _ATTEMPTS in os.environ:
+        yield
+        return
+    os.environ[_ATTEMPTS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_ATTEMPTS]  # a Ray that is started here would wait a second for its own port
+
+
+def _require_cluster(address: str) -> bool:
     """Refuse the host and port of a cluster where nothing listens, or no server of gRPC: Ray itself waits for minutes.
+
+    Returns:
+        Whether the address has a host and a port.
 
     Raises:
         OSError: There is none.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return
+        return False
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as connection:
         if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):  # as Ray reads it
-            return
+            return True
         answer = b""
         try:
             connection.sendall(_PREFACE)
@@ -131,6 +151,7 @@ def _require_cluster(address: str) -> None:
             raise TimeoutError(f"what listens there is no Ray: it did not answer in {_SECONDS} seconds") from error
     if len(answer) < _FRAME or answer[3] != _SETTINGS:
         raise OSError(f"what listens there is no Ray: it answered {answer!r}")
+    return True
 
 
 def _in_chunks(sources: Iterable[Any], size: int) -> Iterator[list[Any]]:
