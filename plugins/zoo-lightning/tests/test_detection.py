@@ -299,3 +299,17 @@ def test_every_kind_of_detector_trains_also_on_images_without_an_object(coco, tm
     model = detector(name, options=few, **keypoints)
     result = finetune(data, model=model, out=tmp_path / "out", epochs=1, batch_size=2, lr=1e-5, trainer=QUIET)
     assert result.headline[0] == score
+
+
+@pytest.mark.extra
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
+def test_adapters_of_a_detector_are_trained_and_merged(coco, tmp_path):
+    options = {"epochs": 1, "batch_size": 4, "augment": "none", "adapter": "lora", "adapter_rank": 2, "trainer": QUIET}
+    folder = finetune(coco, model=detector(), out=tmp_path / "out", **options).folder
+    model, before = zoo.load(folder).double().eval(), detector().state_dict()
+    adapted = [name for name, _ in model.named_parameters() if name.endswith("lora_B.default.weight")]
+    assert sum(model.get_parameter(name).abs().max() > 0 for name in adapted) > len(adapted) / 2
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected = model.backbone(x)
+    torch.testing.assert_close(zoo.merge_lora(model).backbone(x), expected)
+    assert [*model.state_dict()] == [*before]

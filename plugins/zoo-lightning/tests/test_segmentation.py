@@ -177,3 +177,18 @@ def test_every_kind_of_segmenter_trains(write_masks, tmp_path, name):
     data = write_masks(tmp_path / "data")
     result = finetune(data, model=segmenter(name), out=tmp_path / "out", epochs=1, batch_size=2, trainer=QUIET)
     assert result.headline[0] == "mean_iou"
+
+
+@pytest.mark.extra
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and loggers
+def test_adapters_of_a_segmenter_are_trained_and_merged(write_masks, tmp_path):
+    data = write_masks(tmp_path / "data")
+    options = {"epochs": 1, "batch_size": 4, "augment": "none", "adapter": "lora", "adapter_rank": 2, "trainer": QUIET}
+    folder = finetune(data, model=segmenter(), out=tmp_path / "out", **options).folder
+    model, before = zoo.load(folder).double().eval(), segmenter().state_dict()
+    adapted = [name for name, _ in model.named_parameters() if name.endswith("lora_B.default.weight")]
+    assert sum(model.get_parameter(name).abs().max() > 0 for name in adapted) > len(adapted) / 2
+    x = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    expected = model(x)["out"]
+    torch.testing.assert_close(zoo.merge_lora(model)(x)["out"], expected)
+    assert [*model.state_dict()] == [*before]

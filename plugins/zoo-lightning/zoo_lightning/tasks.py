@@ -50,8 +50,8 @@ _DATA = {
 _SEGMENTERS = (segmentation.FCN, segmentation.DeepLabV3, segmentation.LRASPP)
 _NOT_FOR = {
     "classification": (),
-    "detection": ("mixup", "label_smoothing", "balance", "head_epochs", "adapter"),
-    "segmentation": ("mixup", "head_epochs", "adapter"),
+    "detection": ("mixup", "label_smoothing", "balance", "head_epochs"),
+    "segmentation": ("mixup", "head_epochs"),
 }
 
 
