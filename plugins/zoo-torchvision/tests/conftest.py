@@ -6,19 +6,12 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from support.random_numbers import WithoutRandomNumbers
 from zoo_torchvision.catalog import cards
 
+from zoo_core.build.skip_init import without_values
+
 CARDS = {card.name: card for card in cards()}
-
-
-class WithoutRandomNumbers(TorchFunctionMode):
-    """Skips the draws of ``torch.nn.init``, which take longer than all the rest of building a model."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in {torch.Tensor.normal_, torch.Tensor.uniform_}:
-            return args[0].zero_()  # not left as it is: trunc_normal_ draws until it likes what it sees
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -31,6 +24,18 @@ def build():
             return resolve_name(CARDS[name].build)(**{**CARDS[name].options, **options}).eval()
 
     return build
+
+
+@pytest.fixture
+def build_shapes():
+    """Build the model of a card in eval mode, and move it to the meta device: no memory of its values is touched."""
+
+    def build_shapes(name, **options):
+        with without_values():
+            model = resolve_name(CARDS[name].build)(**{**CARDS[name].options, **options})
+        return model.eval().to("meta")
+
+    return build_shapes
 
 
 @pytest.fixture

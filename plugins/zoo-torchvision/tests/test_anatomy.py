@@ -101,8 +101,8 @@ def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name, build, random
 
 
 @every_model
-def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name, build):
-    model = build(name).to("meta")
+def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name, build_shapes):
+    model = build_shapes(name)
     parts = anatomy(model)
     first, *second = [outputs(model, [stage.output for stage in parts.stages], height) for height in sizes(name)]
     for index, stage in enumerate(parts.stages):
@@ -119,8 +119,8 @@ def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name
 
 
 @every_model
-def test_each_head_is_a_layer_that_gives_the_class_scores(name, build):
-    model = build(name, num_classes=9).to("meta")
+def test_each_head_is_a_layer_that_gives_the_class_scores(name, build_shapes):
+    model = build_shapes(name, num_classes=9)
     for head in anatomy(model).heads:
         site = model.get_submodule(head.path)
         assert isinstance(site, {"linear": nn.Linear, "conv": nn.Conv2d}[head.kind])
@@ -131,17 +131,18 @@ def test_each_head_is_a_layer_that_gives_the_class_scores(name, build):
 
 
 @every_model
-def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(name, build):
-    shapes = [{key: value.shape for key, value in build(name, num_classes=n).state_dict().items()} for n in (9, 10)]
+def test_no_parameter_but_those_of_the_heads_depends_on_the_number_of_classes(name, build_shapes):
+    models = [build_shapes(name, num_classes=n) for n in (9, 10)]
+    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in models]
     differ = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
-    sites = tuple(f"{head.path}." for head in anatomy(build(name)).heads)
+    sites = tuple(f"{head.path}." for head in anatomy(build_shapes(name)).heads)
     assert differ
     assert all(key.startswith(sites) for key in differ)
 
 
 @every_model
-def test_the_stem_is_the_layer_that_sees_the_image(name, build):
-    model = build(name).to("meta")
+def test_the_stem_is_the_layer_that_sees_the_image(name, build_shapes):
+    model = build_shapes(name)
     seen = []
     for path, module in model.named_modules():
         if not list(module.children()) and list(module.parameters()):
@@ -151,11 +152,11 @@ def test_the_stem_is_the_layer_that_sees_the_image(name, build):
     assert seen[0][1] == 3
 
 
-def test_auxiliary_heads_are_sites_only_where_the_model_has_them(build):
-    assert [head.path for head in anatomy(build("googlenet")).heads] == ["fc", "aux1.fc2", "aux2.fc2"]
-    assert [head.path for head in anatomy(build("googlenet", aux_logits=False)).heads] == ["fc"]
-    assert [head.role for head in anatomy(build("inception_v3")).heads] == ["main", "aux"]
-    assert [head.role for head in anatomy(build("inception_v3", aux_logits=False)).heads] == ["main"]
+def test_auxiliary_heads_are_sites_only_where_the_model_has_them(build_shapes):
+    assert [head.path for head in anatomy(build_shapes("googlenet")).heads] == ["fc", "aux1.fc2", "aux2.fc2"]
+    assert [head.path for head in anatomy(build_shapes("googlenet", aux_logits=False)).heads] == ["fc"]
+    assert [head.role for head in anatomy(build_shapes("inception_v3")).heads] == ["main", "aux"]
+    assert [head.role for head in anatomy(build_shapes("inception_v3", aux_logits=False)).heads] == ["main"]
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -184,8 +185,8 @@ def test_strides_follow_a_resnet_that_was_built_with_dilation(build):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "googlenet"])
-def test_an_anatomy_can_be_pickled(name, build):
-    parts = anatomy(build(name))
+def test_an_anatomy_can_be_pickled(name, build_shapes):
+    parts = anatomy(build_shapes(name))
     assert pickle.loads(pickle.dumps(parts)).heads == parts.heads
 
 

@@ -82,16 +82,17 @@ def paths_of_class_counts(model):
 
 
 @models_of("segmentation", "detection", "keypoints", "video")
-def test_exactly_the_parameters_of_the_heads_depend_on_the_number_of_classes(name, build):
-    shapes = [{key: value.shape for key, value in build(name, num_classes=n).state_dict().items()} for n in (9, 10)]
+def test_exactly_the_parameters_of_the_heads_depend_on_the_number_of_classes(name, build_shapes):
+    models = [build_shapes(name, num_classes=n) for n in (9, 10)]
+    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in models]
     differ = {key for key in shapes[0] if shapes[0][key] != shapes[1][key]}
-    sites = [head.path for head in anatomy(build(name)).heads]
+    sites = [head.path for head in anatomy(build_shapes(name)).heads]
     assert differ == {f"{site}.{kind}" for site in sites for kind in ("weight", "bias")}
 
 
 @models_of("segmentation", "detection", "keypoints", "video")
-def test_the_heads_have_the_widths_and_the_attributes_that_follow_the_number_of_classes(name, build):
-    model, other = build(name, num_classes=9), build(name, num_classes=10)
+def test_the_heads_have_the_widths_and_the_attributes_that_follow_the_number_of_classes(name, build_shapes):
+    model, other = build_shapes(name, num_classes=9), build_shapes(name, num_classes=10)
     heads = anatomy(model).heads
     for head in heads:
         site = model.get_submodule(head.path)
@@ -107,8 +108,8 @@ def test_the_heads_have_the_widths_and_the_attributes_that_follow_the_number_of_
 
 
 @models_of("segmentation", "detection", "keypoints", "video", "optical_flow")
-def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name, build):
-    card, model = CARDS[name], build(name).to("meta")
+def test_the_stages_have_the_channels_and_strides_that_a_forward_pass_shows(name, build_shapes):
+    card, model = CARDS[name], build_shapes(name)
     parts = anatomy(model)
     paths = [stage.output for stage in parts.stages]
     if name.startswith("mvit"):
@@ -145,8 +146,8 @@ def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name, build, random
 
 
 @models_of("segmentation", "detection", "keypoints", "video")
-def test_the_stem_is_the_first_layer_that_sees_the_image(name, build):
-    card, model = CARDS[name], build(name).to("meta")
+def test_the_stem_is_the_first_layer_that_sees_the_image(name, build_shapes):
+    card, model = CARDS[name], build_shapes(name)
     seen = []
     for path, module in model.named_modules():
         if not list(module.children()) and list(module.parameters()):
@@ -176,16 +177,16 @@ def test_both_encoders_of_raft_see_an_image_and_it_has_no_head(build):
     assert [model.get_submodule(path).in_channels for path in parts.stem] == [3, 3]
 
 
-def test_the_auxiliary_head_of_a_segmentation_is_a_site_only_where_there_is_one(build):
-    assert [head.path for head in anatomy(build("fcn_resnet50")).heads] == ["classifier.4"]
-    both = anatomy(build("fcn_resnet50", aux_loss=True)).heads
+def test_the_auxiliary_head_of_a_segmentation_is_a_site_only_where_there_is_one(build_shapes):
+    assert [head.path for head in anatomy(build_shapes("fcn_resnet50")).heads] == ["classifier.4"]
+    both = anatomy(build_shapes("fcn_resnet50", aux_loss=True)).heads
     assert [(head.path, head.role) for head in both] == [("classifier.4", "main"), ("aux_classifier.4", "aux")]
 
 
-def test_the_number_of_keypoints_changes_no_head_site(build):
+def test_the_number_of_keypoints_changes_no_head_site(build_shapes):
     assert (
-        anatomy(build("keypointrcnn_resnet50_fpn", num_keypoints=5)).heads
-        == anatomy(build("keypointrcnn_resnet50_fpn")).heads
+        anatomy(build_shapes("keypointrcnn_resnet50_fpn", num_keypoints=5)).heads
+        == anatomy(build_shapes("keypointrcnn_resnet50_fpn")).heads
     )
 
 
