@@ -9,6 +9,8 @@ from zoo_pretrainedmodels.build import build
 from zoo_pretrainedmodels.catalog import cards
 from zoo_pretrainedmodels.library import library, quiet
 
+from support.random_numbers import WithoutRandomNumbers
+
 # Only after the plugin has imported the library without its warnings.
 TransformImage = importlib.import_module("pretrainedmodels.utils").TransformImage
 CARDS = {card.name: card for card in cards()}
@@ -59,8 +61,10 @@ def shared(name):
     return on_meta(name)
 
 
-def randomised(model):
-    """Fresh random weights large enough that a difference cannot hide in zeros."""
+def randomised(build, name):
+    """A model of ``build(name)`` with random weights large enough that a difference cannot hide in zeros."""
+    with WithoutRandomNumbers():
+        model = build(name)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -39,7 +39,7 @@ def stage_shapes(model, side):
 
 @models_that_run
 def test_the_split_gives_the_scores_of_the_whole_bit_for_bit(name):
-    model = randomised(build(name))
+    model = randomised(build, name)
     parts, x = anatomy(model), image(name, batch=2)
     with torch.inference_mode():
         whole = model(x)
@@ -97,7 +97,7 @@ def test_the_auxiliary_head_of_inception_v3_is_a_site():
 
 @pytest.mark.parametrize("name", MENDED)
 def test_models_that_the_library_itself_built_are_known_too(name):
-    model = randomised(from_the_library(name))
+    model = randomised(from_the_library, name)
     parts, x = anatomy(model), image(name)
     with torch.inference_mode():
         pooled = parts.pool(model, parts.features(model, x))
