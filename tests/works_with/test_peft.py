@@ -17,6 +17,15 @@ TOOL = "peft"
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")]
 ADAPTABLE = [name for name in MODELS if not name.startswith("efficientnet_pytorch")]
 
+KINDS = [
+    *("timm/test_vit", "timm/test_efficientnet", "timm/test_byobnet", "timm/convnext_atto", "timm/levit_128s"),
+    *("timm/mobilevit_xxs", "timm/ghostnet_050", "torchvision/swin_t", "torchvision/mobilenet_v2"),
+    *("torchvision/mobilenet_v3_small", "torchvision/regnet_y_400mf", "torchvision/resnext50_32x4d"),
+    *("torchvision/densenet121", "torchvision/shufflenet_v2_x0_5", "torchvision/squeezenet1_1"),
+    *("torchvision/lraspp_mobilenet_v3_large", "torchvision/ssdlite320_mobilenet_v3_large"),
+    *("pretrainedmodels/resnet18", "pretrainedmodels/xception", "pretrainedmodels/se_resnext50_32x4d"),
+]
+
 
 def peft_model(name, **arguments):
     """A model as PEFT's users wrap it, trained for two steps."""
@@ -59,6 +68,29 @@ def test_adapters_come_back_from_a_save_and_merge_to_the_same_scores(name, tmp_p
     assert set(loaded.state_dict()) == keys
     torch.testing.assert_close(loaded(batch(name)), bare(batch(name)), atol=1e-4, rtol=1e-4)
     comes_back(loaded, name, tmp_path / "merged")
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", KINDS)
+def test_adapters_of_each_architecture_come_back_and_merge_without_a_change_but_rounding(name, tmp_path):
+    bare = zoo.add_lora(zoo.get(name, weights=None, num_classes=4, seed=0), rank=2, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for each, parameter in bare.named_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05 if ".lora_" in each else 0.02)
+    loaded = zoo.load(zoo.save(bare, tmp_path / "adapted"))
+    trained = bare.state_dict()
+    assert all(torch.equal(value, trained[each]) for each, value in loaded.state_dict().items())
+    plain = (loaded.backbone if zoo.info(name).task == "detection" else loaded).double().eval()
+    x = torch.rand((2, *zoo.info(name).input_size), generator=generator, dtype=torch.float64)
+    expected = _tensors(plain(x))
+    zoo.merge_lora(loaded)
+    torch.testing.assert_close(_tensors(plain(x)), expected, rtol=1e-9, atol=1e-9)
+    assert [*loaded.state_dict()] == [*zoo.get(name, weights=None, num_classes=4, device="meta").state_dict()]
+
+
+def _tensors(outputs):
+    return [*outputs.values()] if isinstance(outputs, dict) else [outputs]
 
 
 @pytest.mark.parametrize("name", MODELS)
