@@ -348,3 +348,34 @@ def test_a_model_on_the_meta_device_has_no_place_for_values(trained):
 def test_a_tensor_that_has_its_name_and_does_not_fit_is_the_cause(model):
     with pytest.raises(errors.LoadMismatch, match=r"likely cause: fc.weight is of shape \[5, 64\]"):
         load_partial(model, {"fc.weight": torch.zeros(5, 64)})
+
+
+def compiled(model, path):
+    """The model with a part that torch.compile has wrapped, as ``model.layer1 = torch.compile(model.layer1)`` does."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, torch.compile(model.get_submodule(path), backend="eager"))
+    return model
+
+
+@pytest.mark.parametrize("path", ["layer1", "layer2.conv1", "stem", "stem.0"])
+def test_a_part_that_is_compiled_takes_what_its_layers_are_called(model, trained, path):
+    receipt = load_partial(compiled(model, path), trained)
+    assert receipt.counts == {"loaded": 54, "kept": 2}
+    own = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
+    assert all(torch.equal(own[name], trained[name]) for name in trained if not name.startswith("fc."))
+
+
+def test_parts_of_a_compiled_layer_are_skipped_by_their_own_names(model, trained):
+    before = model.layer1.conv1.weight.clone()
+    receipt = load_partial(compiled(model, "layer1"), trained, skip="layer1.conv1")
+    assert torch.equal(model.layer1.conv1.weight, before)
+    assert receipt.notes["layer1._orig_mod.conv1.weight"] == "skipped"
+
+
+def test_layers_with_adapters_take_what_they_were_called_before(model, trained):
+    pytest.importorskip("peft")
+    zoo.add_lora(model, rank=2)
+    receipt = load_partial(model, trained)
+    assert receipt.counts["loaded"] == 54
+    adapted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert load_partial(model, adapted).counts == {"loaded": len(adapted)}

@@ -128,12 +128,13 @@ class Member:
         return result
 
     def anatomy(self, model: nn.Module) -> Anatomy:
-        """Where the parts of ``model`` are, as the plugin says.
+        """Where the parts of ``model`` are, as the plugin says of it without what ``torch.compile`` put around layers.
 
         Raises:
             AnatomyError: The plugin's function raises, or returns something else, or the plugin says nothing.
         """
         from zoo_core.contract.anatomy import Anatomy
+        from zoo_core.utils.compiled import without_compiled
 
         if self.family.anatomy is None:
             raise AnatomyError(
@@ -142,7 +143,7 @@ class Member:
                 plugin=self.plugin.name,
             )
         try:
-            result = resolve_name(self.family.anatomy)(model)
+            result = resolve_name(self.family.anatomy)(without_compiled(model))
         except (Exception, SystemExit) as error:  # a plugin's own code, as above
             where = raised_in(error)
             raise self._no_anatomy(model, f"{type(error).__name__}: {error}{where and f', in {where}'}") from error

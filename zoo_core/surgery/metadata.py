@@ -17,8 +17,9 @@ from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
 from zoo_core.surgery.live_anatomy import head_is_near, reread, with_checked_split, with_live_maps, with_own_forward
-from zoo_core.surgery.structure import structure_of, under
+from zoo_core.surgery.structure import as_before_compile, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
+from zoo_core.utils.compiled import without_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -241,7 +242,7 @@ def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Ana
     """The metadata's anatomy, read again because of tensors of the model that were changed."""
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
-    anatomy = reread(model, known.anatomy, changed, read)
+    anatomy = reread(without_compiled(model), known.anatomy, changed, read)
     if not all(head_is_near(name, anatomy) for name in changed):
         anatomy = with_live_maps(model, anatomy, _image_size(model, known))
     return anatomy
@@ -250,18 +251,23 @@ def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Ana
 def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Metadata:
     """The metadata of a model after the user, or another library, changed it."""
     now = structure_of(model)
-    anatomy = _reread_anatomy(model, known, changed)
+    before = known.structure or now
+    inside = now.before_compile().changed_since(before.before_compile())  # wrapped by torch.compile, parts are the same
+    anatomy = _reread_anatomy(model, known, inside) if inside or now.forward != before.forward else known.anatomy
     if known.structure and now.forward != known.structure.forward:
         size = _image_size(model, known)
         anatomy = with_own_forward(model, with_live_maps(model, anatomy, size), size, known.example)
-    elif any(head_is_near(name, anatomy) for name in changed):
+    elif any(head_is_near(name, anatomy) for name in inside):
         anatomy = with_checked_split(model, anatomy, _image_size(model, known))
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
     tensors: dict[str, Outcome] = {name: what for name, what in known.receipt.tensors.items() if name not in changed}
     tensors |= {name: "initialized" if name in in_head else "adapted" for name in sorted(names)}
-    moved = plain_names(model, names)  # the same tensors, in layers that PEFT put around theirs
+    old_names = {as_before_compile(name): name for name in known.receipt.tensors}
+    plain = {name: as_before_compile(name) for name in names}
+    moved = {name: old_names[each] for name, each in plain.items() if each in old_names and each not in inside}
+    moved |= plain_names(model, names)  # the same tensors, in layers that PEFT put around theirs
     tensors |= {name: known.receipt.tensors[plain] for name, plain in moved.items() if plain in known.receipt.tensors}
     notes = {**known.receipt.notes, **dict.fromkeys((name for name in names if name not in moved), BY_HAND)}
     receipt = replace(known.receipt, tensors=tensors, notes={name: notes[name] for name in notes if name in tensors})

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import UnknownPart, UsageError
 from zoo_core.surgery.live_anatomy import sequence_around
 from zoo_core.surgery.metadata import anatomy_of, cut_of, is_unproven, metadata_of, no_head, unwrap
-from zoo_core.surgery.structure import under
+from zoo_core.surgery.structure import as_before_compile, under
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.utils.compiled import without_compiled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -221,7 +222,13 @@ def _of_path(model: nn.Module, pattern: str) -> set[str]:
         )
     else:
         paths = _modules_of_stage(model, pattern) or (pattern,)
-    return {name for name in names if fnmatchcase(name, pattern) or any(under(name, path) for path in paths)}
+    return {
+        name
+        for name in names
+        if fnmatchcase(name, pattern)
+        or fnmatchcase(as_before_compile(name), pattern)
+        or any(under(name, path) for path in paths)
+    }
 
 
 def _modules_of_stage(model: nn.Module, name: str) -> tuple[str, ...]:
@@ -235,7 +242,7 @@ def _sliced(model: nn.Module, path: str, piece: slice) -> tuple[str, ...]:
     if len(modules) > 1:
         return modules[piece]
     try:
-        parent = unwrap(model).get_submodule(modules[0])
+        parent = without_compiled(unwrap(model)).get_submodule(modules[0])
     except AttributeError as error:
         raise _unknown(model, path) from error
     start = f"{modules[0]}." if modules[0] else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from zoo_core.surgery.features.forward import name_of_forward
+from zoo_core.utils.compiled import WRAPPED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,6 +53,12 @@ class Structure:
             for name in names
             if self.shapes.get(name) != before.shapes.get(name) or (others and name.rpartition(".")[0] in others)
         } | (others - owners)
+
+    def before_compile(self) -> Structure:
+        """The same under the names that tensors and layers had before ``torch.compile`` wrapped some of them."""
+        shapes = {as_before_compile(name): shape for name, shape in self.shapes.items()}
+        kinds = {as_before_compile(path): kind for path, kind in self.kinds.items()}  # the inner one comes last
+        return Structure(shapes, kinds, self.forward)
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -106,5 +113,23 @@ def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tenso
 
 
 def under(name: str, path: str) -> bool:
-    """Whether the tensor ``name`` lies in the module ``path`` of a model's structure, or is it."""
+    """Whether the tensor ``name`` lies in the module ``path`` of a model's structure, or is it.
+
+    What ``torch.compile`` adds to the names of the tensors in a layer that it wraps does not count.
+
+    Example:
+        >>> under("layer1._orig_mod.0.conv1.weight", "layer1.0"), under("layer10.weight", "layer1")
+        (True, False)
+    """
+    name, path = as_before_compile(name), as_before_compile(path)
     return name == path or name.startswith(f"{path}.")
+
+
+def as_before_compile(name: str) -> str:
+    """A name in a model's structure without what ``torch.compile`` adds to it where it wraps a layer.
+
+    Example:
+        >>> as_before_compile("layer1._orig_mod.0.conv1.weight"), as_before_compile("fc._orig_mod")
+        ('layer1.0.conv1.weight', 'fc')
+    """
+    return ".".join(each for each in name.split(".") if each != WRAPPED) if WRAPPED in name else name

@@ -23,6 +23,7 @@ from zoo_core.tracing.stage_finder import with_stages
 from zoo_core.tracing.stage_proof import unproven_stages, with_several_maps
 from zoo_core.tracing.stem_finder import channel_counts, find_stem, numbers_per_channel
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.compiled import without_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +90,7 @@ def trace(
     """
     bare = unwrap(model)
     _require_runnable(bare, example)
+    bare = without_compiled(bare)
     passes = record_passes(bare, example)
     grid = Grid(passes.evaluated, passes.larger)
     missing: dict[str, str] = {}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from zoo_core.errors import LoadMismatch, NotSupported, UnknownPart, UsageError, ZooWarning
+from zoo_core.surgery.adapters import kept_aside, plain_name, plain_names
 from zoo_core.surgery.distributed import refuse_sharded
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.load_state_dict import load_whole, warn_of_nonfinite
@@ -24,6 +25,7 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights import obtain_file
 from zoo_core.weights.checkpoint.candidates import candidates, no_candidate
 from zoo_core.weights.checkpoint.choose import Choice, choose, likeliest_candidate
+from zoo_core.weights.checkpoint.names import without_wrappers
 from zoo_core.weights.checkpoint.read import open_checkpoint
 from zoo_core.weights.checkpoint.unsupported import loss_of_values, refuse_odd_tensors
 
@@ -110,10 +112,14 @@ def load_partial(
             hint='model.to_empty(device="cpu") gives it memory, and zoo.get(name, device="cpu") values as well',
         )
     content, source, path = _read(state_or_path)
-    choice = _by_prefix(content, bare, source) if match == "name" else Choice(likeliest_candidate(content, source))
+    inside: Mapping[str, str] = {}
+    if match == "name":
+        choice, inside = _by_prefix(content, bare, source)
+    else:
+        choice = Choice(likeliest_candidate(content, source))
     state = choice.state
     entries = (skip,) if isinstance(skip, str) else _default_skip(model, match) if skip is None else tuple(skip)
-    left_out, left_behind = _skipped(model, state, entries)
+    left_out, left_behind = _skipped(model, state, inside, entries)
     candidates = {name: tensor for name, tensor in own.items() if name not in left_out}
     offered = {name: tensor for name, tensor in state.items() if name not in left_behind}
     offered = {name: _shaped(tensor, candidates.get(name)) for name, tensor in offered.items()}
@@ -127,7 +133,8 @@ def load_partial(
     with editing(model, "load_partial") as edit:
         _load_part(bare, own, {name: offered[theirs] for name, theirs in result.pairs.items()})
         edit.outcomes.update(dict.fromkeys(result.pairs, "loaded"))
-        edit.notes.update({name: f"{choice.prefix}{theirs} of {source}" for name, theirs in result.pairs.items()})
+        places = {name: inside.get(theirs, theirs) for name, theirs in result.pairs.items()}
+        edit.notes.update({name: f"{choice.prefix}{place} of {source}" for name, place in places.items()})
     result.notes.update(dict.fromkeys((name for name in own if name in left_out), "skipped"))
     receipt = _receipt(model, own, state, result, left_behind)
     strength = "local" if path else "none"
@@ -163,12 +170,18 @@ def _read(state_or_path: object) -> tuple[object, str, str | None]:
     return state_or_path, "what was given", None
 
 
-def _by_prefix(content: object, model: nn.Module, source: str) -> Choice:
-    """What loads by name: the part of a checkpoint that fits most, under the model's names, and all beside it."""
+def _by_prefix(content: object, model: nn.Module, source: str) -> tuple[Choice, Mapping[str, str]]:
+    """What loads by name: the part of a checkpoint that fits most, under the model's names, and all beside it.
+
+    Also, for each tensor of the model, its name without what compiled layers around it add, and adapters where the
+    checkpoint is of a model without any.
+    """
     every = candidates(content)
     if not every:
         raise no_candidate(content, source)
-    own = {name: tuple(each.shape) for name, each in model.state_dict().items() if hasattr(each, "shape")}
+    is_adapted = any(plain_name(name) != name for each in every for name in each.tensors)
+    inside = _inside_wrappers(model, is_adapted=is_adapted)
+    own = {inside[name]: tuple(each.shape) for name, each in model.state_dict().items() if hasattr(each, "shape")}
     choice = choose(every, own, part=True, children=[name for name, _ in model.named_children()])
     refuse_odd_tensors(choice.state, source)
     if choice.rivals:
@@ -179,7 +192,16 @@ def _by_prefix(content: object, model: nn.Module, source: str) -> Choice:
             stacklevel=4,  # past strict_arguments
         )
     beside: dict[str, Any] = {name: each for name, each in choice.beside.items() if isinstance(each, torch.Tensor)}
-    return replace(choice, state={**beside, **choice.state})
+    names = {plain: name for name, plain in inside.items()}
+    state = {**beside, **{names.get(name, name): each for name, each in choice.state.items()}}
+    return replace(choice, state=state), inside
+
+
+def _inside_wrappers(model: nn.Module, *, is_adapted: bool) -> dict[str, str]:
+    """For each tensor of a model to load in part, its name without what compiled layers and adapters around it add."""
+    own, aside = model.state_dict(), kept_aside(model)
+    plain = {} if is_adapted else plain_names(model, (name for name in own if name not in aside))
+    return {name: short for short, name in without_wrappers({plain.get(name, name): name for name in own}).items()}
 
 
 def _default_skip(model: nn.Module, match: str) -> tuple[str, ...]:
@@ -187,12 +209,17 @@ def _default_skip(model: nn.Module, match: str) -> tuple[str, ...]:
     return ("head",) if match == "order" and anatomy_of(model).heads else ()
 
 
-def _skipped(model: nn.Module, state: State, entries: Sequence[str]) -> tuple[set[str], set[str]]:
+def _skipped(
+    model: nn.Module, state: State, inside: Mapping[str, str], entries: Sequence[str]
+) -> tuple[set[str], set[str]]:
     """Names in the model, and names in the checkpoint, that a partial load leaves out."""
     in_model: set[str] = set()
     in_file: set[str] = set()
     for entry in entries:
-        theirs = {name for name in state if under(name, entry) or fnmatchcase(name, entry)}
+        names = {name: (name, inside.get(name, name)) for name in state}
+        theirs = {
+            name for name, both in names.items() if any(under(each, entry) or fnmatchcase(each, entry) for each in both)
+        }
         try:
             in_model |= select(model, [entry])
         except UnknownPart:
