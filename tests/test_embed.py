@@ -477,6 +477,15 @@ def test_an_image_that_can_no_longer_be_read_loses_its_row(glyphs, photos, tmp_p
 
 
 @pytest.mark.extra
+def test_the_row_of_a_listed_image_that_is_gone_stays_and_a_warning_says_so(glyphs, photos, tmp_path):
+    images, out = sorted((photos / "dark").glob("*.png")), tmp_path / "features.parquet"
+    before = zoo.embed(glyphs, images, out=out)
+    images[1].unlink()
+    with pytest.warns(ZooWarning, match=rf"a listed image is not there now, and what .* stays: {images[1]}"):
+        assert zoo.embed(glyphs, images, out=out).names == before.names
+
+
+@pytest.mark.extra
 def test_a_file_whose_images_can_no_longer_be_read_is_empty(glyphs, photos, tmp_path):
     out, image = tmp_path / "features.parquet", photos / "dark" / "1.png"
     zoo.embed(glyphs, image, out=out)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from zoo_core.embedding.shards import Packed
-from zoo_core.errors import ImageError, UsageError, ZooError
+from zoo_core.errors import ImageError, UsageError, ZooError, ZooWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -107,9 +108,10 @@ def _write_parts(
         _require_same(file, facts)
     done = {path: known for file in files for path, known in _known(file)}
     versions: dict[str, int] = {}
+    gone: set[str] = set()
     rows: list[tuple[Row, int]] = []
     unreadable: set[str] = set()
-    for row in run(_not_yet(sources, done, versions)):
+    for row in run(_not_yet(sources, done, versions, gone)):
         version = versions.pop(row.name)
         if row.vector is None:
             unreadable.add(row.name)
@@ -122,6 +124,11 @@ def _write_parts(
     if rows:
         _write_part(parts, rows, facts)
     _merge(out, parts, unreadable)
+    if gone:
+        which = f"{len(gone)} listed images are" if len(gone) > 1 else "a listed image is"
+        warnings.warn(
+            f"{which} not there now, and what {out} has of before stays: {min(gone)}", ZooWarning, stacklevel=2
+        )
 
 
 @contextmanager
@@ -146,7 +153,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _not_yet(
-    sources: Iterable[tuple[Source, str]], done: dict[str, tuple[str, int]], versions: dict[str, int]
+    sources: Iterable[tuple[Source, str]], done: dict[str, tuple[str, int]], versions: dict[str, int], gone: set[str]
 ) -> Iterator[tuple[Source, str]]:
     """The images that have no row in a Parquet file yet, or had other bytes, whichever folder a run starts in.
 
@@ -154,6 +161,7 @@ def _not_yet(
         sources: The images with their labels.
         done: Label and version of each path in the file.
         versions: Takes the version of each image that is given.
+        gone: Takes the names of images that have a row and are not there now.
 
     Raises:
         UsageError: An image has no path, or a row with another label.
@@ -178,6 +186,8 @@ def _not_yet(
             new.add(name)  # a path that is listed twice is one image
             versions[name] = version
             yield _encodable(source._replace(name=name), label), label
+        elif before is not None and not version:
+            gone.add(name)
 
 
 def _version(item: object) -> int:
