@@ -35,7 +35,26 @@ def pytest_collection():
         return (yield)
     finally:
         gc.enable()
-        gc.freeze()
+        _freeze()
+
+
+def pytest_runtest_logfinish():
+    """Take out of garbage collection what a test imported too, such as a library at its first model, or dynamo."""
+    if len(sys.modules) > _modules_frozen + _LIBRARY:
+        gc.collect()  # garbage that were frozen would stay
+        _freeze()
+
+
+def _freeze():
+    """Take what is there out of garbage collection, and note how many modules are."""
+    global _modules_frozen  # noqa: PLW0603 - as much of the process as what is frozen
+    gc.freeze()
+    _modules_frozen = len(sys.modules)
+
+
+_modules_frozen = 0
+_LIBRARY = 100
+"""So many new modules are worth it."""
 
 
 def pytest_unconfigure():
