@@ -221,3 +221,33 @@ def test_what_is_wrong_with_a_layer_has_a_name(value, problem):
 def test_a_model_without_values_is_refused():
     with pytest.raises(errors.NotSupported, match="meta device"):
         zoo.activation_stats(nn.Linear(2, 2, device="meta"), torch.zeros(1, 2, device="meta"))
+
+
+class Pair(nn.Module):
+    """Takes two vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x, y):
+        return self.head(self.body(x) + y)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [(torch.zeros(1, 4), "a Tensor"), ((torch.zeros(1, 4), None), "a tuple of Tensor, NoneType")],
+    ids=["one", "none"],
+)
+def test_an_input_of_other_values_than_the_example_is_named(wrong, named):
+    vector = torch.zeros(1, 4)
+    model = zoo.adopt(Pair(), example=(vector, vector))
+    with pytest.raises(errors.UsageError, match="expected: a tuple of Tensor, Tensor") as caught:
+        zoo.activation_stats(model, wrong)
+    assert named in str(caught.value)
+
+
+def test_a_traced_model_that_is_given_no_tensor_says_so():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(errors.UsageError, match="expected: a Tensor"):
+        zoo.activation_stats(zoo.adopt(net, example=torch.zeros(1, 4)), None)

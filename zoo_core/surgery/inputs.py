@@ -118,15 +118,31 @@ def _wrong(model: nn.Module, x: object) -> tuple[str, str, str] | None:
     """What the input of a model should be, what it is, and what to do; None where nothing is seen to be wrong."""
     like = next((each for each in model.parameters() if each.is_floating_point()), None)
     known = is_known(model)
+    example = metadata_of(model).example if known else None
+    if example is not None and _kinds(x) != _kinds(example):
+        return f"{_kinds(example)}, as the example it was traced with", _kinds(x), "give it what its forward takes"
     if not isinstance(x, Tensor):
-        is_image = known and metadata_of(model).example is None
         prepared = "zoo.transforms(model)(image).unsqueeze(0) makes one of an image"
-        return ("a tensor", f"a {type(x).__name__}", prepared) if is_image else None
+        return ("a tensor", f"a {type(x).__name__}", prepared) if known and example is None else None
     if like is not None and x.device != like.device:
         return f"a tensor on {like.device}, where the model is", f"one on {x.device}", f'x.to("{like.device}")'
     if like is not None and x.is_floating_point() and x.dtype != like.dtype:
         return f"{like.dtype}, as the model has", f"{x.dtype}", "x.to(next(model.parameters()).dtype)"
     return _wrong_shape(model, x) if known else None
+
+
+def _kinds(value: object) -> str:
+    """What kinds of values an input of a model has, in words: a tensor, a tuple of them, or a dict by name."""
+    if isinstance(value, tuple) and len(value) != 1:
+        return f"a tuple of {', '.join(map(_kind, value)) or 'nothing'}"
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(sorted(f'{name}: {_kind(each)}' for name, each in value.items()))}"
+    return f"a {_kind(value[0] if isinstance(value, tuple) else value)}"
+
+
+def _kind(value: object) -> str:
+    """The name of the class of one value of an input of a model."""
+    return "Tensor" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _wrong_shape(model: nn.Module, x: Tensor) -> tuple[str, str, str] | None:
