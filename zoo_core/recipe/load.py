@@ -184,6 +184,8 @@ def _fill(model: nn.Module, recipe: Recipe, tensors: dict[str, Tensor], source: 
         place(model, channels_last=True)
     if strange := sorted(set(recipe.ties.values()) - set(tensors)):
         raise Unreadable(f"the save {source} ties tensors to others that are not there", got=", ".join(strange))
+    if strange := state.restore_buffers(model, tensors, recipe.buffers):
+        raise Unreadable(f"the save {source} has buffers that its model does not have", got=", ".join(strange))
     values = {**tensors, **{name: tensors[other] for name, other in recipe.ties.items()}}
     load_state(model, values, absent=names_in(recipe, model), source=str(source / recipe.tensors["file"]))
     warn_of_nonfinite(model, values, str(source), stacklevel=4)

@@ -72,7 +72,7 @@ _TOOLS = (
 """What tools leave in a model, why a recipe cannot make that, and what can be done."""
 
 
-def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -> Recipe:
+def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -> tuple[Recipe, nn.Module | None]:
     """Prove a recipe: build from it, and compare every shape, and the class and settings of every module.
 
     Args:
@@ -82,7 +82,8 @@ def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -
         custom: Whether heads of their own code, which only their owner can build, may be saved.
 
     Returns:
-        The recipe, with what was changed by hand as its last edit.
+        The recipe, with what was changed by hand as its last edit; and what it makes, whose parameters have no values,
+        or None where only a caller who has the code of its heads can build that.
 
     Raises:
         NotSupported: The recipe makes another model, or none.
@@ -103,7 +104,7 @@ def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -
             recipe, twin = replace(recipe, edits=[*recipe.edits, edit]), repeat(twin, edit)
     except ZooError as error:
         if heads:
-            return recipe  # only a caller who has their code can build it
+            return recipe, None
         raise NotSupported(
             f"{recipe.id} cannot be built again as it is now",
             got=error.summary,
@@ -112,7 +113,7 @@ def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -
         ) from error
     _compare(model, "tensors", _shapes(model), _shapes(twin))
     _compare(model, "modules", *_settings(model, twin, following))
-    return recipe
+    return recipe, twin
 
 
 def _recipe_and_twin(

@@ -52,9 +52,9 @@ class Recipe:
         family: Name of the family.
         name: Name of the model in it.
         versions: Distribution to version: zoo, the plugin, its library and torch.
-        tensors: ``file``, ``sha256`` and ``size`` of the safetensors beside the recipe; and ``multi_label``, true where
-            their scores are of labels that are likely each by itself. It is here since older zoos, which refuse a field
-            that they do not know, pass over it.
+        tensors: ``file``, ``sha256`` and ``size`` of the safetensors beside the recipe; ``buffers``, the names in it
+            that no state dict has; and ``multi_label``, true where their scores are of labels that are likely each by
+            itself. These are here since older zoos, which refuse a field that they do not know, pass over them.
         weights: ``tag``, ``source`` and ``sha256`` of what the model began with; empty for none.
         options: What its constructor is given.
         edits: Acts of surgery, first to last, each with its ``verb`` and what that was given besides the model.
@@ -99,6 +99,11 @@ class Recipe:
     def id(self) -> str:
         """The qualified name of the model."""
         return f"{self.family}/{self.name}"
+
+    @property
+    def buffers(self) -> list[str]:
+        """Names of buffers in the file that are in no state dict, as the constructor gives them other values."""
+        return list(self.tensors.get("buffers", ()))
 
     @property
     def multi_label(self) -> bool:
@@ -231,6 +236,9 @@ def _value_problems(record: Mapping[str, Any]) -> Iterator[str]:
     tensors = record["tensors"]
     if not isinstance(tensors.get("multi_label", False), bool):
         yield "where multi_label is neither true nor false"
+    buffers = tensors.get("buffers", [])
+    if not isinstance(buffers, list) or any(not isinstance(each, str) for each in buffers):
+        yield "where the buffers are no list of names"
     size = tensors.get("size", 0)
     if type(size) is not int or size < 0:
         yield "where the size of the tensors is no number of bytes"

@@ -81,7 +81,8 @@ def save(
     the recipe to prove that every module and tensor of it will be there.
 
     What was changed by hand is saved too, where layers of torch.nn were replaced, appended or taken out, or where the
-    plain settings of a layer or the shape of a tensor were changed.
+    plain settings of a layer or the shape of a tensor were changed. So is a buffer that no state dict has
+    (``persistent=False``), where its constructor would give it other values: one drawn at random, say.
 
     What no recipe holds is not saved: hooks, of which a warning says so, the optimizer, and that a batch norm is
     synchronised, which is for training only.
@@ -166,7 +167,9 @@ def _save(
     known = replace(known, edits=(*(edit for edit in known.edits if edit.verb != "add_lora"), *adapters))
     tensors, ties = state.tensors_of(bare)
     recipe = _recipe_of(bare, known, card, names, ties)
-    recipe = proven(bare, known, recipe, custom=custom_heads)
+    recipe, twin = proven(bare, known, recipe, custom=custom_heads)
+    if buffers := state.other_buffers(bare, twin, recipe.dtype):
+        tensors, recipe = tensors | buffers, replace(recipe, tensors={**recipe.tensors, "buffers": [*buffers]})
     _warn_of_hooks(bare)
     is_custom = any(True for edit in known.edits for value in edit.arguments.values() for _ in customs_in(value))
     if with_base is False and is_custom:

@@ -53,6 +53,62 @@ def tensors_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return kept, ties
 
 
+def other_buffers(model: nn.Module, twin: nn.Module | None, dtype: str) -> dict[str, Tensor]:
+    """The buffers of a model to save that are in no state dict, and that it would have other values for when loaded.
+
+    Most are tables that the constructor computes, and a load computes them anew. Those that it draws at random, that
+    were set by hand, or that another option of the library made, would be lost.
+
+    Args:
+        model: The model.
+        twin: What its recipe makes, for this alone; None for what nobody here can build.
+        dtype: What a load makes of floating-point tensors; empty for what they are.
+
+    Returns:
+        Copies of them, by name.
+    """
+    ours = {name: each for name, each in _unsaved_buffers(model).items() if type(each) is Tensor and not each.is_meta}
+    if twin is None or not ours:
+        return {}
+    if dtype:
+        twin.to(dtype=getattr(torch, dtype))  # some libraries then compute their tables anew
+    theirs = _unsaved_buffers(twin)
+    return {
+        name: each.detach().clone(memory_format=torch.contiguous_format)
+        for name, each in ours.items()
+        if name in theirs and not _are_one(each, theirs[name])
+    }
+
+
+def _are_one(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether a buffer to save has the dtype and the values that a load would give it."""
+    return ours.dtype == theirs.dtype and torch.equal(ours, theirs.to(ours.device))
+
+
+def restore_buffers(model: nn.Module, tensors: dict[str, Tensor], names: Collection[str]) -> list[str]:
+    """Restore those buffers of a saved model that are in no state dict: they are taken out of its tensors.
+
+    Args:
+        model: The model, as its recipe makes it.
+        tensors: What the save holds; afterwards, what a state dict has.
+        names: The names of the buffers.
+
+    Returns:
+        The names that the model or the save does not have.
+    """
+    known = _unsaved_buffers(model).keys() & tensors.keys()
+    for name in known & {*names}:
+        owner, leaf = _owner(model, name)
+        owner._buffers[leaf] = tensors.pop(name)  # noqa: SLF001 - setattr is the library's own in some modules
+    return sorted({*names} - known)
+
+
+def _unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a model that are in no state dict, by name."""
+    saved = model.state_dict().keys()
+    return {name: each for name, each in model.named_buffers(remove_duplicate=False) if name not in saved}
+
+
 def _own(tensor: Tensor) -> Tensor:
     is_whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if is_whole else tensor.clone(memory_format=torch.contiguous_format)
