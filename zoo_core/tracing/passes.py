@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _SIGNAL = 3
 
@@ -37,6 +38,7 @@ class Passes:
         other: The same on a batch of three, of larger images where it takes such.
         trained: In train mode; None where the model did not run in it.
         larger: On images twice as high and wide, as far as it came.
+        chosen: Paths of the modules that do not run for all values of the input, or not on all samples.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Passes:
     other: Dataflow
     trained: Dataflow | None
     larger: Dataflow
+    chosen: frozenset[str]
 
     @property
     def any_size(self) -> bool:
@@ -107,7 +110,42 @@ def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> P
         trained = _recorded(model, x, train=True)
     except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms
         trained = None
-    return Passes(model, x, example, flow, other, trained, larger)
+    return Passes(model, x, example, flow, other, trained, larger, _chosen(model, x, flow))
+
+
+def _chosen(model: nn.Module, x: Any, flow: Dataflow) -> frozenset[str]:
+    """The modules of a pass that others, on other values, do not run alike: on as many samples, and as often.
+
+    A model that runs without values cannot choose by them.
+    """
+    if any(each.is_meta for each in model.parameters()):
+        return frozenset()
+    calls, result, generator = _samples_given(flow), set[str](), torch.Generator().manual_seed(0)
+    for offsets in ((0.0, 0.0), (3.0, 3.0), (-3.0, -3.0), (3.0, -3.0)):
+        with suppress(Exception):  # the model's own code, which may not take such values
+            again = _samples_given(_recorded(model, tree_map(partial(_noise, offsets, generator), x)))
+            result |= {path for path in {*calls, *again} if calls.get(path) != again.get(path)}
+    return frozenset(result)
+
+
+def _samples_given(flow: Dataflow) -> dict[str, list[int]]:
+    """Of each module that ran in a pass, the first axis of what it gave in each of its calls."""
+    result = dict[str, list[int]]()
+    for call in flow.recording.calls():
+        shapes = (flow.recording.shapes[value] for value in call.outputs[:1])
+        result.setdefault(call.path, []).extend(shape[0] if shape else 0 for shape in shapes)
+    return result
+
+
+def _noise(offsets: Sequence[float], generator: torch.Generator, value: object) -> object:
+    """Another value for a pass: noise in the place of a tensor of floats, around one offset in each half of a batch."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
+        return value
+    noise = torch.randn(value.shape, generator=generator, device="cpu")
+    half = len(noise) // 2
+    noise[:half] += offsets[0]
+    noise[half:] += offsets[1]
+    return noise.to(value)
 
 
 def _pass_like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:

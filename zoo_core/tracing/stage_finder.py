@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_iter
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.tracing.branches import gives_part
 from zoo_core.tracing.layers_between import with_layers_between
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     Reads = Mapping[Layout, ItemOf | None]
 
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
-_SUMS = frozenset({"add", "radd", "iadd"})
 _MANY = 4
 """Times as many channels as before: what makes so many prepares them for the head."""
 
@@ -94,7 +94,7 @@ def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chos
         return with_layers_between(passes, replace(anatomy, stages=named.stages, layout=named.layout))
     flow = passes.evaluated
     before = [value for number in main.ops.values() for value in _given(flow, flow.recording.ops[number])]
-    result = _find_stages(passes.model, grid, before or [main.value], anatomy)
+    result = _find_stages(passes, grid, before or [main.value], anatomy)
     return with_layers_between(passes, replace(anatomy, stages=result.stages, layout=result.layout))
 
 
@@ -104,25 +104,24 @@ def _given(flow: Dataflow, op: Op) -> list[int]:
     return [value for each in (op, *again) for value in flow.moving(each)]
 
 
-def _find_stages(model: nn.Module, grid: Grid, outputs: Sequence[int], anatomy: Anatomy) -> Stages:
+def _find_stages(passes: Passes, grid: Grid, outputs: Sequence[int], anatomy: Anatomy) -> Stages:
     """The stages of a recorded model.
 
     Args:
-        model: What was recorded.
+        passes: The recorded model.
         grid: Reads its feature maps.
         outputs: What the trunk is needed for.
         anatomy: Its stem and heads.
     """
     deepest = grid.deepest(outputs)
     end = grid.flow.recording.producer.get(deepest, -1) + 1
-    trunk = _Trunk(model, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
+    trunk = _Trunk(passes, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
     units = trunk.units()
     around = {path[:end] for path in (unit.path for unit in units) for end in range(len(path)) if path[end] == "."}
     units = [unit for unit in units if unit.path not in around]  # of a module that runs twice, and is opened once
     if any(unit.is_block for unit in units):
-        groups = [
-            group for group in map(_trimmed_stage, _by_stride(_without_stem(model, units, anatomy.stem))) if group
-        ]
+        units = _without_stem(passes.model, units, anatomy.stem)
+        groups = [group for group in map(_trimmed_stage, _by_stride(units)) if group]
         bare = [not any(unit.is_block for unit in group) for group in groups]
         groups = groups[1:] if bare and bare[0] and not all(bare) else groups  # a stem of several layers
     else:
@@ -160,6 +159,11 @@ def _named_stages(passes: Passes, grid: Grid, chosen: Any) -> Stages:
     calls = {call.path: call for call in passes.evaluated.recording.calls()}
     stages, reads = [], []
     for name, paths in named.items():
+        if paths[-1] in passes.chosen:
+            raise AnatomyError(
+                f"stages: {paths[-1]!r} does not run for all values of the input, or not on all samples",
+                hint="name a module around it, or one after it, through which everything passes",
+            )
         for path in paths:
             if path not in calls:
                 nearest = did_you_mean(close_matches(path, calls), "print(model) shows the path of every module")
@@ -178,15 +182,22 @@ class _Trunk:
     """The modules one after another through which everything passes, each of one resolution, to group into stages.
 
     Args:
-        model: What was recorded.
+        passes: The recorded model.
         grid: Reads its feature maps.
         live: The tensors that are needed before each op.
         cuts: Those through which everything passes on its way to the deepest one.
         end: Number of the op at which the trunk ends.
     """
 
-    def __init__(self, model: nn.Module, grid: Grid, live: list[frozenset[int]], cuts: set[int], end: int) -> None:
-        self.model, self.grid, self.live, self.cuts, self.end = model, grid, live, cuts, end
+    def __init__(self, passes: Passes, grid: Grid, live: list[frozenset[int]], cuts: set[int], end: int) -> None:
+        self.model, self.chosen, self.grid, self.live, self.cuts, self.end = (
+            passes.model,
+            passes.chosen,
+            grid,
+            live,
+            cuts,
+            end,
+        )
         self.known = {*grid.flow.recording.inputs}  # what may be needed later beside what a unit gives
         self.opened = 0  # layers in modules that hold more than one unit, as does what mostly consists of such
         self.whole: dict[str, Unit] = {}  # every module that may be a unit, those inside others too
@@ -229,7 +240,7 @@ class _Trunk:
 
     def _whole(self, call: Call, outputs: frozenset[int]) -> Unit | None:
         maps = {value: result for value in sorted(outputs) if (result := self.grid.map_of(value))}
-        if not maps:
+        if not maps or call.path in self.chosen:
             return None
         module, first = self.model.get_submodule(call.path), next(iter(maps))
         layers = sum(isinstance(each, _LAYER) for each in module.modules())
@@ -246,19 +257,6 @@ class _Trunk:
             several=len({each.stride for each in maps.values()}) > 1,
             reads=_reads_of(self.grid, call, first),
         )
-
-    def is_added(self, unit: Unit) -> bool:
-        """Whether what a unit gives is added to what it is given, by the module around it."""
-        recording = self.grid.flow.recording
-        taken = {
-            each.value
-            for call in recording.calls()
-            if call.path == unit.path
-            for each in tree_iter((call.args, call.kwargs))
-            if isinstance(each, Ref)
-        }
-        sums = (op for op in recording.ops if op.name in _SUMS and not unit.outputs.isdisjoint(op.inputs))
-        return any(not taken.isdisjoint(op.inputs) for op in sums)
 
     def _stride_before(self, call: Call) -> int:
         taken = [each.value for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)]
@@ -322,12 +320,12 @@ def _stages_without_blocks(groups: list[list[Unit]]) -> list[list[Unit]]:
 def _up_to_whole_map(group: list[Unit], trunk: _Trunk) -> list[Unit]:
     """A stage up to the last module that gives its whole map, where one does.
 
-    What the module around it adds to that, or multiplies it by, is a part, and no module gives the two together.
+    What the module around it joins with that, or adds to it, is a part, and no module gives the two together.
     """
     whole = [index for index, unit in enumerate(group) if len(unit.outputs) > 1 or unit.outputs <= trunk.cuts]
     if whole:
         return group[: whole[-1] + 1]
-    return [] if trunk.is_added(group[-1]) else group
+    return [] if gives_part(trunk.grid, group[-1].path, group[-1].outputs) else group
 
 
 def _trimmed_stage(group: list[Unit]) -> list[Unit]:
