@@ -7,6 +7,7 @@ from types import MethodType
 
 import pytest
 import torch
+from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
@@ -193,3 +194,27 @@ def test_reading_again_what_still_holds_gives_the_same(name, options):
     anatomy = zoo.anatomy(model)
     model.forward = MethodType(lambda self, *args: type(self).forward(self, *args), model)
     assert zoo.anatomy(model) == anatomy
+
+
+class Pair(nn.Module):
+    """Two inputs whose split runs forward up to the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.out = nn.Linear(4, 8), nn.Linear(5, 8), nn.Linear(16, 3)
+
+    def forward(self, x, y):
+        return self.out(torch.cat([self.one(x), self.other(y)], 1).relu())
+
+
+def test_proving_the_split_of_a_model_with_a_forward_of_ones_own_leaves_no_hook_on_its_head():
+    x = torch.randn(2, 4), torch.randn(2, 5)
+    model = zoo.adopt(Pair().eval(), example=x)
+    before = model(*x)
+
+    def own(self, x, y):
+        return Pair.forward(self, x, y)
+
+    model.forward = MethodType(own, model)
+    zoo.anatomy(model)
+    assert torch.equal(model(*x), before)

@@ -422,7 +422,8 @@ def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
 def _extracting(module: nn.Module, hook: Hook) -> nn.Module:
     """A twin of a module, with its hooks and one more that extracts its output."""
     twin = twin_of(module)
-    twin.__dict__["_forward_hooks"] = OrderedDict(module._forward_hooks)  # noqa: SLF001 - the twin must not share its hooks
+    for kind in ("_forward_hooks", "_forward_pre_hooks"):  # the twin must not share its hooks
+        twin.__dict__[kind] = OrderedDict(module.__dict__[kind])
     twin.register_forward_hook(hook)
     return twin
 
