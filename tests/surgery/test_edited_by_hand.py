@@ -331,3 +331,45 @@ def test_a_layer_that_is_put_after_the_head_is_no_part_of_the_backbone():
     with pytest.raises(zoo.AnatomyError, match="'5' was put after the head '3'"):
         zoo.freeze(model)
     assert trainable(zoo.freeze(zoo.adopt(model, example=X))) == ["5.bias", "5.weight"]
+
+
+class Signals(nn.Module):
+    """A 1-D network whose forward walks through a list of stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Sequential(nn.Conv1d(i, o, 3, 2, 1), nn.ReLU()) for i, o in [(2, 8), (8, 16)])
+        self.out = nn.Linear(16, 6)
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return self.out(x.mean(-1))
+
+
+SIGNAL = torch.randn(2, 2, 64)
+
+
+@pytest.fixture
+def signals():
+    torch.manual_seed(0)
+    return zoo.adopt(Signals().eval(), example=SIGNAL)
+
+
+def test_a_stage_appended_to_a_traced_list_runs_in_the_backbone_that_is_split_off(signals):
+    signals.stages.append(nn.Sequential(nn.Conv1d(16, 16, 3, 1, 1), nn.ReLU()))
+    backbone, head = zoo.split(signals)
+    assert torch.equal(head(backbone(SIGNAL)), signals(SIGNAL))
+
+
+def test_a_layer_without_parameters_that_is_put_after_a_traced_head_is_not_split_away():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    model = zoo.adopt(layers.eval(), example=X)
+    model.append(nn.Softmax(1))
+    with pytest.raises(errors.NotSupported, match="changed by hand"):
+        zoo.split(model)
+
+
+def test_strides_of_a_signal_follow_a_change_by_hand(signals):
+    signals.stages[0][0].stride = (1,)
+    assert [stage.stride for stage in zoo.anatomy(signals).stages] == [2]  # 4 before

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.surgery.live_anatomy import noise
 from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
+from zoo_core.surgery.noise import noise
 from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:

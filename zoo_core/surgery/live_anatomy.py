@@ -15,17 +15,18 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import entered, left, run_on
 from zoo_core.surgery.layers import has_nothing_to_score_with
+from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
     from zoo_core.contract.anatomy import Anatomy, Head, Stage
 
-OWN_FORWARD = "its forward was replaced by hand, and does not end with its head"
+OWN_FORWARD = "it was changed by hand, and its forward does not end with its head"
 """Of ``Anatomy.indivisible``: what :func:`with_own_forward` says where nothing can be split off."""
 RANDOM = "it gives something else each time it runs, so no split can be proven"
 """Of ``Anatomy.indivisible`` too: what the proof of a traced split says; the head may be the last layer anyway."""
@@ -36,7 +37,7 @@ _WIDTHS = ("in_features", "in_channels")
 _COUNTS = ("out_features", "out_channels")
 
 
-_TOKEN_AXES = 3
+_TOKEN_AXES, _SIGNAL_AXES = 3, 2
 
 
 _OF_ONE_SHAPE = {nn.Identity, nn.Dropout, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.BatchNorm1d, nn.LayerNorm}
@@ -140,7 +141,7 @@ def sequence_around(model: nn.Module, path: str) -> str:
     return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
 
 
-def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) -> Anatomy:
+def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:
     """The anatomy with the channels and strides that stages have now, after a change by hand, found by one run.
 
     Structured pruning changes channels, and a first convolution for small images strides.
@@ -149,6 +150,7 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) ->
         model: As it is now.
         anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
         size: Channels, rows and columns of what its forward takes.
+        example: What it takes, where that is known.
     """
     result: dict[str, Stage] = {}
 
@@ -161,7 +163,8 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]) ->
     handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
     try:
         with inferring(model):
-            model(noise(model, (1, *size)))
+            x = noise_like(model, size, example)
+            run_on(model, x, x)
     except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
         return anatomy
     finally:
@@ -175,10 +178,11 @@ def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ..
     """The stage with the channels of its map after a change by hand, and the stride where it is of an image."""
     channels = channels_of_map(found, layout, len(size))
     stride = stage.stride
-    if found.dim() > _TOKEN_AXES and len(size) > 1:
+    is_of_signal = found.dim() == _TOKEN_AXES and len(size) == _SIGNAL_AXES and layout == "NCHW"
+    if is_of_signal or (found.dim() > _TOKEN_AXES and len(size) > 1):
         columns = found.shape[-2 if layout == "NHWC" else -1]
         if columns not in {size[-1] // stride, -(-size[-1] // stride)}:  # small maps fit several strides
-            stride = 2 ** round(math.log2(size[-1] / columns))
+            stride = round(size[-1] / columns) if is_of_signal else 2 ** round(math.log2(size[-1] / columns))
     return replace(stage, channels=channels, stride=stride)
 
 
@@ -197,14 +201,6 @@ def channels_of_map(found: Tensor, layout: str, axes: int) -> int:
 def head_is_near(name: str, anatomy: Anatomy) -> bool:
     """Whether a tensor changed by hand is in the anatomy's main head, or in the outermost module around it."""
     return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
-
-
-def noise(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Noise to run parts of an anatomy on, to see that it holds: the same each time, for a model's device and dtype."""
-    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
-    # said to be on the CPU, where its generator is: torch's default device may be another
-    result = torch.randn(*shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    return result.to(device=like.device, dtype=like.dtype)
 
 
 def _merged(old: Anatomy, fresh: Anatomy, changed: set[str]) -> Anatomy:
@@ -423,14 +419,17 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
     return replace(anatomy, heads=tuple(site if each is main else each for each in anatomy.heads))
 
 
-def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:
-    """The anatomy that still holds for a model whose forward was replaced by hand, as one run shows it.
+def with_own_forward(
+    model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None, *, is_believed: bool = False
+) -> Anatomy:
+    """The anatomy that still holds for a model whose forward, or what it calls, was replaced by hand, as runs show it.
 
     Args:
         model: As it is now.
         anatomy: Where its parts were.
         size: Channels, rows and columns of what its forward takes.
-        example: What it takes, where that is no image.
+        example: What it takes, where that is known.
+        is_believed: Whether the anatomy holds where the model does not run.
 
     Returns:
         The anatomy as it was, where features, pool and head still give what forward gives. Otherwise one in which
@@ -442,7 +441,7 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
         return anatomy
     at_head: list[tuple[Any, Any]] = []
     with inferring(model):
-        x = noise(model, (1, *size)) if example is None else example
+        x = noise_like(model, size, example)
         head = model.get_submodule(main.path) if main else nn.Identity()
         handle = head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output)))
         try:
@@ -450,9 +449,10 @@ def with_own_forward(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], 
                 outputs.append(anatomy.scores_in(run_on(model, x, x)))
         finally:
             handle.remove()
+        ran = bool(outputs)
         with suppress(Exception):  # as above, and what modules raise that are given something else than before
             outputs.append(_in_parts(model, anatomy, x))
-    if len(outputs) > 1 and _alike(*outputs):
+    if (len(outputs) > 1 and _alike(*outputs)) or (is_believed and not ran):
         return anatomy
     whole = replace(anatomy, features=None, pool=None, classify=None)
     if main and outputs and len(at_head) == 1 and _alike(at_head[0][1], outputs[0]) and _takes(main, at_head[0][0]):

@@ -7,8 +7,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN
 from zoo_core.errors import NotAZooModel, NotSupported
@@ -244,7 +245,7 @@ def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Ana
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(without_compiled(model), known.anatomy, changed, read)
     if not all(head_is_near(name, anatomy) for name in changed):
-        anatomy = with_live_maps(model, anatomy, _image_size(model, known))
+        anatomy = with_live_maps(model, anatomy, _image_size(model, known), known.example)
     return anatomy
 
 
@@ -256,9 +257,11 @@ def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Me
     anatomy = _reread_anatomy(model, known, inside) if inside or now.forward != before.forward else known.anatomy
     if known.structure and now.forward != known.structure.forward:
         size = _image_size(model, known)
-        anatomy = with_own_forward(model, with_live_maps(model, anatomy, size), size, known.example)
+        anatomy = with_own_forward(model, with_live_maps(model, anatomy, size, known.example), size, known.example)
     elif any(head_is_near(name, anatomy) for name in inside):
         anatomy = with_checked_split(model, anatomy, _image_size(model, known))
+    elif inside:
+        anatomy = with_own_forward(model, anatomy, _image_size(model, known), known.example, is_believed=True)
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}
@@ -288,7 +291,8 @@ def owners_of(names: Iterable[str]) -> frozenset[str]:
 def _image_size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
     """What the metadata says of a model's images: channels, as its first layer has them now, rows and columns."""
     if known.example is not None:
-        size = tuple(getattr(known.example, "shape", ())[1:])
+        tensors = [each for each in tree_leaves(known.example) if isinstance(each, Tensor)]
+        size = tuple(max(tensors, key=Tensor.dim).shape[1:]) if tensors else ()
     else:
         size = known.card.input_size if known.card else (3, 224, 224)
         adapted = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]

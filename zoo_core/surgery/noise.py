@@ -1,0 +1,40 @@
+"""Noise to run a changed model on, to see that what is known of its parts still holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+
+def noise(model: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Noise to run parts of an anatomy on, to see that it holds: the same each time, for a model's device and dtype."""
+    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0, device="cpu"))
+    # said to be on the CPU, where its generator is: torch's default device may be another
+    result = torch.randn(*shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return result.to(device=like.device, dtype=like.dtype)
+
+
+def noise_like(model: nn.Module, size: tuple[int, ...], example: Any) -> Any:
+    """Noise to run a model and its anatomy on: of that size, or like an example."""
+    if example is None or (isinstance(example, torch.Tensor) and example.shape[1:] != size):  # its stem was changed
+        return noise(model, (1, *size))
+    leaves = [each for each in tree_leaves(example) if isinstance(each, torch.Tensor) and each.is_floating_point()]
+    factors = {id(each): 1 + index for index, each in enumerate(leaves)}  # a Siamese pair must not be the same twice
+    device = noise(model, (1,)).device
+    return tree_map(
+        lambda each: (
+            noise(model, each.shape) * factors[id(each)]
+            if id(each) in factors
+            else each.to(device)
+            if isinstance(each, torch.Tensor)
+            else each
+        ),
+        example,
+    )
