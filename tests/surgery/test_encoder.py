@@ -261,6 +261,39 @@ def test_it_compiles_without_a_graph_break(output_stride):
     assert all(torch.equal(f, g) for f, g in zip(compiled(X), enc(X), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+@pytest.mark.parametrize("strict", [True, False])
+def test_it_exports(strict):
+    enc = zoo.encoder(resnet18())
+    exported = torch.export.export(enc, (X,), strict=strict).module()
+    assert all(torch.allclose(f, g, atol=1e-5) for f, g in zip(exported(X), enc(X), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace", "ignore:.*torch.jit")
+def test_it_is_traced_by_jit():
+    enc = zoo.encoder(resnet18())
+    traced = torch.jit.trace(enc, X, strict=False, check_trace=False)
+    assert all(torch.allclose(f, g, atol=1e-5) for f, g in zip(traced(X), enc(X), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (torch.zeros(1, 4, 64, 64), r"3 channels(.|\n)*zoo.adapt_stem"),
+        (torch.zeros(1, 64, 64, 3), r"3 channels(.|\n)*movedim"),
+        (torch.zeros(3, 64, 64), r"a batch(.|\n)*unsqueeze"),
+        (X.double(), "torch.float32, as the model has"),
+        (None, "a tensor"),
+    ],
+    ids=["channels", "channels last", "no batch", "dtype", "nothing"],
+)
+def test_it_says_what_is_wrong_with_its_input(x, expected):
+    with pytest.raises(
+        errors.UsageError, match=f"this ResNet cannot run on what the encoder was given(.|\n)*{expected}"
+    ):
+        zoo.encoder(resnet18())(x)
+
+
 def test_moving_the_encoder_moves_all_of_it():
     enc = zoo.encoder(resnet18(), output_stride=8).to(torch.float64)
     assert all(f.dtype == torch.float64 for f in enc(X.double()))

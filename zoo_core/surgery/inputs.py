@@ -81,7 +81,7 @@ def _channels(model: nn.Module, size: tuple[int, int]) -> int:
     return channels_of_images(unwrap(model), layer, told, size)
 
 
-_OF_LIBRARIES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError, KeyError)
+FAILING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError, KeyError)
 """What forward passes raise for an input that is wrong."""
 
 
@@ -99,19 +99,33 @@ def naming_wrong_input(model: nn.Module, x: Any, verb: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ZooError, torch.OutOfMemoryError):
-        raise
-    except _OF_LIBRARIES as error:
-        wrong = _wrong(unwrap(model), x)
-        if wrong is None:
+    except FAILING as error:
+        named = wrong_input(model, x, f"zoo.{verb}", error)
+        if named is None:
             raise
-        raise UsageError(
-            f"this {type(unwrap(model)).__name__} cannot run on what zoo.{verb} was given",
-            expected=wrong[0],
-            got=wrong[1],
-            cause=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no words'}",
-            hint=wrong[2],
-        ) from error
+        raise named from error
+
+
+def wrong_input(model: nn.Module, x: Any, taker: str, error: Exception) -> UsageError | None:
+    """The error that says what is wrong with the input that a model failed on; None for an error of the model itself.
+
+    Args:
+        model: What ran, known to zoo or not.
+        x: What it was given.
+        taker: What took it from the user, in words.
+        error: What forward raised.
+    """
+    is_named = isinstance(error, ZooError | torch.OutOfMemoryError)
+    wrong = None if is_named else _wrong(unwrap(model), x)
+    if wrong is None:
+        return None
+    return UsageError(
+        f"this {type(unwrap(model)).__name__} cannot run on what {taker} was given",
+        expected=wrong[0],
+        got=wrong[1],
+        cause=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no words'}",
+        hint=wrong[2],
+    )
 
 
 def _wrong(model: nn.Module, x: object) -> tuple[str, str, str] | None:

@@ -16,7 +16,7 @@ from zoo_core.surgery.features.extract import hooked, module_path, names_of_part
 from zoo_core.surgery.features.forward import entered, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
-from zoo_core.surgery.inputs import example_input
+from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
@@ -301,9 +301,19 @@ class Encoder(nn.Module):
         return max(self.strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``."""
+        """``[N, C, H, W]`` to maps of ``[N, channels[i], H / strides[i], W / strides[i]]``.
+
+        Raises:
+            UsageError: ``x`` is none that the model takes.
+        """
         paths = [place.path for place in self._places if place.path]
-        _, outputs = recorded(self._run, self.body, entered(self.body, x), paths)
+        try:
+            _, outputs = recorded(self._run, self.body, entered(self.body, x), paths)
+        except FAILING as error:
+            named = None if torch.compiler.is_compiling() else wrong_input(self.body, x, "the encoder", error)
+            if named is None:
+                raise
+            raise named from error
         result = dict(zip(paths, outputs, strict=True))
         return [self._map(place, result, x) for place in self._places]
 
