@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
@@ -64,8 +64,11 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     if features is None and len(starts[0]) > 1:
         return replace(anatomy, indivisible="its heads are given different tensors, and no module gives both")
     recording = passes.evaluated.recording
-    if features is None and (reads or classify is not None or len(recording.inputs) > 1 or recording.root.kwargs):
-        features, pool = RunTo(sites[0].path, before=True), Chain()
+    is_plain = not reads and classify is None and len(recording.inputs) == 1 and not recording.root.kwargs
+    # with deep supervision forward gives more when it trains, which is not what the head is given
+    is_plain &= len({tree_structure(flow.recording.root.output) for flow in passes.flows}) == 1
+    if features is None and not is_plain:
+        features, pool = RunTo(sites[0].path, before=True, runs=_modules_for(passes.evaluated, starts[0])), Chain()
     return replace(anatomy, features=features, pool=pool, classify=classify)
 
 
@@ -150,7 +153,13 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
         call.path for call in _calls_that_give(passes.evaluated, cut[0]) if isinstance(call.output, Ref)
     )  # in no object
     path = next(bare, None)
-    return RunTo(path) if path else None
+    return RunTo(path, runs=_modules_for(passes.evaluated, cut[:1])) if path else None
+
+
+def _modules_for(flow: Dataflow, values: list[int]) -> tuple[str, ...]:
+    """Paths of the modules by which tensors are computed, where a split runs forward itself to make them."""
+    ops = flow.recording.ops
+    return tuple(dict.fromkeys(path for number in sorted(flow.ancestors(values)) for path in ops[number].modules))
 
 
 def _calls_that_give(flow: Dataflow, value: int) -> list[Call]:
@@ -263,10 +272,12 @@ class RunTo:
     Attributes:
         path: The module.
         before: Whether what the module is given is meant, and not what it gives.
+        runs: Paths of the modules by which that is computed.
     """
 
     path: str
     before: bool = False
+    runs: tuple[str, ...] = field(default=(), repr=False)
 
     def __call__(self, model: nn.Module, x: Any) -> Any:
         """Run the model as far as the module."""

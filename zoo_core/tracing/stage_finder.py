@@ -230,7 +230,8 @@ class _Trunk:
         result = self._inside(call)
         before = self._stride_before(call)
         is_open = unit and unit.map.stride > before and 2 * (self.opened - opened) > unit.layers
-        if unit and not is_open and not _spans_stages(before, result, unit):
+        spans = unit and (_spans_stages(before, result, unit) or _gives_maps_of_stages(result, unit))
+        if unit and not is_open and not spans:
             self.known = known
             result = [] if again else [unit]
         elif unit:
@@ -268,6 +269,13 @@ def _spans_stages(before: int, inner: list[Unit], whole: Unit) -> bool:
     first = [unit for unit in inner if unit.map.stride == before and unit.has_blocks]
     at_end = whole.map.stride > before and len(first) > 1 and 2 * _layers(first) > whole.layers
     return at_end or any(before < unit.map.stride < whole.map.stride for unit in inner)
+
+
+def _gives_maps_of_stages(inner: list[Unit], whole: Unit) -> bool:
+    """Whether a module gives a list of the maps of its stages, as an encoder does that a decoder comes after."""
+    strides = [unit.map.stride for unit in inner]
+    made = frozenset[int]().union(*(unit.outputs for unit in inner))
+    return whole.several and strides == sorted(strides) and whole.outputs <= made
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -331,7 +339,7 @@ def _up_to_whole_map(group: list[Unit], trunk: _Trunk) -> list[Unit]:
 def _trimmed_stage(group: list[Unit]) -> list[Unit]:
     """A stage without what has no layers at its front, and without what belongs to the head after its blocks.
 
-    That is not in the module that the blocks are in. A bare layer that makes somewhat more channels is the last one of
+    That is not in the module that the blocks are in, with most of the layers. A bare layer that makes somewhat more channels is the last one of
     the stage, as in NFNets; one that makes four times as many, as in EfficientNets, is of the head.
     """
     rest = group
@@ -339,10 +347,11 @@ def _trimmed_stage(group: list[Unit]) -> list[Unit]:
         rest = rest[1:]
     if not any(unit.is_block for unit in rest):
         return rest
-    layers = Counter[str]()
+    layers, blocks = Counter[str](), Counter[str]()
     for unit in rest:
         layers[unit.parent] += unit.layers
-    around = max(layers, key=lambda path: layers[path])
+        blocks[unit.parent] += unit.is_block
+    around = max(layers, key=lambda path: (layers[path], blocks[path]))
     while _is_of_head(rest, around):
         rest = rest[:-1]
     return rest

@@ -120,6 +120,8 @@ def _auxiliary_towers(anatomy: Anatomy) -> Iterator[str]:
         return
     used = [*anatomy.stem, *(path for stage in anatomy.stages for path in stage.modules)]
     used += [head.path for head in anatomy.heads if head.role != "aux"]
+    used += [*getattr(anatomy.features, "runs", ())]  # a layer of a decoder may be used by a head beside it, too
+    used += [path for piece in (anatomy.features, anatomy.pool) if piece for path in paths_of(piece) or ()]
     for head in anatomy.heads:
         parts = head.path.split(".")
         towers = (".".join(parts[:depth]) for depth in range(1, len(parts))) if head.role == "aux" else ()
