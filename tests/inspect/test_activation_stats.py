@@ -251,3 +251,9 @@ def test_a_traced_model_that_is_given_no_tensor_says_so():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with pytest.raises(errors.UsageError, match="expected: a Tensor"):
         zoo.activation_stats(zoo.adopt(net, example=torch.zeros(1, 4)), None)
+
+
+def test_arguments_are_given_by_name_as_to_the_example_of_a_traced_model():
+    values = {"x": torch.randn(3, 4), "y": torch.randn(3, 4)}
+    model = zoo.adopt(Pair(), example=values)
+    assert [row.layer for row in zoo.activation_stats(model, values).rows] == ["body", "head"]

@@ -373,3 +373,42 @@ def test_a_layer_without_parameters_that_is_put_after_a_traced_head_is_not_split
 def test_strides_of_a_signal_follow_a_change_by_hand(signals):
     signals.stages[0][0].stride = (1,)
     assert [stage.stride for stage in zoo.anatomy(signals).stages] == [2]  # 4 before
+
+
+class PointwiseHead(nn.Module):
+    """A head of the user's own that gives its layer another shape than it is given."""
+
+    def __init__(self, features, classes):
+        super().__init__()
+        self.score = nn.Conv1d(features, classes, 1)
+
+    def forward(self, x):
+        return self.score(x[..., None])[..., 0]
+
+
+class RegisteredInReverse(nn.Module):
+    def __init__(self, features, classes):
+        super().__init__()
+        self.score, self.hidden = nn.Linear(features, classes), nn.Linear(features, features)
+
+    def forward(self, x):
+        return self.score(self.hidden(x).relu())
+
+
+class Halves(nn.Module):
+    """Scores half as many classes as its layer has outputs."""
+
+    def __init__(self, features, classes):
+        super().__init__()
+        self.score = nn.Linear(features, 2 * classes)
+
+    def forward(self, x):
+        return nn.functional.glu(self.score(x))
+
+
+@pytest.mark.parametrize("head", [PointwiseHead, RegisteredInReverse, Halves])
+def test_a_head_of_a_class_of_ones_own_is_known_by_what_it_takes_and_gives(signals, head):
+    signals.out = head(16, 7)
+    main = zoo.anatomy(signals).main
+    assert (main.kind, main.in_features, main.num_classes) == ("linear", 16, 7)
+    assert zoo.swap_head(signals, 3)(SIGNAL).shape == (2, 3)

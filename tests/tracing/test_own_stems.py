@@ -140,3 +140,9 @@ def test_verbs_that_run_the_example_give_it_the_new_channels():
     model = zoo.adapt_stem(adopted(Small), 4)
     assert zoo.truncate(model, after="stem")(torch.zeros(2, 4, 24, 24)).shape[0] == 2
     zoo.summary(model)
+
+
+def test_a_model_of_another_dtype_than_its_example_is_refused_too():
+    model = adopted(Restores).bfloat16()
+    with pytest.raises(NotSupported, match="made for 3 channels"):
+        zoo.adapt_stem(model, 1)

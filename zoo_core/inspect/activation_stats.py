@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError
 from zoo_core.recipe.open_model import open_model, require_values
+from zoo_core.surgery.features.forward import run_on
 from zoo_core.surgery.inputs import naming_wrong_input
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.text import close_matches, did_you_mean, table
@@ -168,7 +169,8 @@ def activation_stats(
 
     Args:
         model: Any module; DDP and ``torch.compile`` wrappers are looked through. Or a name, or the folder of a save.
-        x: What the model takes: a batch such as ``[N, 3, H, W]``, or a tuple of several arguments.
+        x: What the model takes: a batch such as ``[N, 3, H, W]``, a tuple of several arguments, or a dict of them by
+            name.
         layers: Module paths or glob patterns over them, such as ``"layer*"``. None for every module without children,
             and every activation that a forward calls as a function, such as ``x.relu()``.
         stop: ``"nan"`` ends the rows at the first layer with nan or an infinity, for all after it are as bad.
@@ -208,7 +210,7 @@ def activation_stats(
 
     watched = _watched(bare, chosen, measure, functions=layers is None)
     with naming_wrong_input(bare, x, "activation_stats"), _undisturbed(bare), torch.no_grad(), watched:
-        bare(*x) if isinstance(x, tuple) else bare(x)
+        run_on(bare, x, x)
     if not rows:
         raise UsageError(
             "none of the layers gave anything to measure",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import entered, left, run_on
+from zoo_core.surgery.head.by_hand import Kind, layers_with_width, measured, scores_its_own_way, width_of
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
@@ -31,27 +32,10 @@ OWN_FORWARD = "it was changed by hand, and its forward does not end with its hea
 RANDOM = "it gives something else each time it runs, so no split can be proven"
 """Of ``Anatomy.indivisible`` too: what the proof of a traced split says; the head may be the last layer anyway."""
 
-_WIDTHS = ("in_features", "in_channels")
-
-
-_COUNTS = ("out_features", "out_channels")
-
-
 _TOKEN_AXES, _SIGNAL_AXES = 3, 2
 
 
 _OF_ONE_SHAPE = {nn.Identity, nn.Dropout, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.BatchNorm1d, nn.LayerNorm}
-
-
-Kind = Literal["linear", "conv", "conv1d", "conv3d"]
-
-
-_KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
-    (nn.Linear, "linear"),
-    (nn.Conv1d, "conv1d"),
-    (nn.Conv2d, "conv"),
-    (nn.Conv3d, "conv3d"),
-)
 
 
 def reread(model: nn.Module, old: Anatomy, changed: set[str], read: Callable[[nn.Module], Anatomy] | None) -> Anatomy:
@@ -119,13 +103,13 @@ def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
     layers = [f"{around}.{name}" for name, _ in model.get_submodule(around).named_children()]
     steps = [*pool.steps, *after.steps]
     places = [index for index, step in enumerate(steps) if isinstance(step, str) and under(step, around)]
-    sites = [path for path in layers if _layers(model.get_submodule(path))]
+    sites = [path for path in layers if layers_with_width(model.get_submodule(path))]
     as_named = [steps[index] for index in places] == layers
     if main is None or not sites or not places or (as_named and sites[-1] == main.path):
         return anatomy
     steps[places[0] : places[-1] + 1] = layers
     end = steps.index(sites[-1])
-    head = _measured(model, replace(main, path=sites[-1]))
+    head = measured(model, replace(main, path=sites[-1]))
     return replace(
         anatomy,
         heads=tuple(head if each is main else each for each in anatomy.heads),
@@ -234,7 +218,7 @@ def _begins_with_a_layer(module: nn.Module) -> bool:
     """Whether a classifier put in by hand changes no shape before its first layer, which gives the width."""
     leaves = [each for each in module.modules() if not each._modules]  # noqa: SLF001 - no public way to see that
     first = next((each for each in leaves if type(each) not in _OF_ONE_SHAPE), None)
-    return first is not None and bool(_number(first, _WIDTHS))
+    return first is not None and bool(width_of(first))
 
 
 def _owner_has(model: nn.Module, name: str) -> bool:
@@ -258,7 +242,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
             continue
         around = _scoring(model, head.path, changed)
         if around == head.path:
-            heads = tuple(_measured(model, each) if each is head else each for each in result.heads)
+            heads = tuple(measured(model, each) if each is head else each for each in result.heads)
             result = replace(result, heads=heads)
         elif around and isinstance(result.pool, Chain) and result.classify is None:
             result = _with_site(model, result, head, around)
@@ -273,7 +257,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
 
 def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
     """The anatomy of a changed model whose head site is a module around the old one, with all that came before it."""
-    site = _measured(model, replace(head, path=path))
+    site = measured(model, replace(head, path=path))
     heads = tuple(site if each.path == head.path else each for each in anatomy.heads)
     pool = anatomy.pool
     if isinstance(pool, Chain):
@@ -287,41 +271,16 @@ def _scoring(model: nn.Module, path: str, changed: set[str]) -> str:
     A site that holds nothing to score with, with no new layer around it, is one that gives embeddings.
     """
     site = _replaced_around(model, path)
-    if site == path and _scores_its_own_way(model.get_submodule(site)):
+    if site == path and scores_its_own_way(model.get_submodule(site)):
         return site
     is_bare = bool(site) and has_nothing_to_score_with(model.get_submodule(site))
     around = site
     while around and not (
-        _layers(model.get_submodule(around))
+        layers_with_width(model.get_submodule(around))
         and (not is_bare or any(under(name, around) and _owner_has(model, name) for name in changed))
     ):
         around = around.rpartition(".")[0]
     return around or (site if is_bare else "")
-
-
-def _scores_its_own_way(module: nn.Module) -> bool:
-    """Whether a head put in by hand has parameters and no layer that tells an anatomy its width, as for cosines."""
-    return not _layers(module) and next(module.parameters(), None) is not None and not has_nothing_to_score_with(module)
-
-
-def _count_by_running(model: nn.Module, head: Head) -> int:
-    """How many classes a module scores that a change by hand put at a head site, found by running it on zeros.
-
-    Raises:
-        AnatomyError: It does not take what the site gives, or gives something else than scores.
-    """
-    module = model.get_submodule(head.path)
-    like = next(module.parameters())
-    places = {"linear": 0, "conv1d": 1, "conv": 2, "conv3d": 3}[head.kind]
-    given = torch.zeros(2, head.in_features, *[1] * places, device=like.device, dtype=like.dtype)
-    try:
-        with inferring(module):
-            scores = module(given)
-    except Exception as error:
-        raise gone(model, head.path) from error
-    if not isinstance(scores, torch.Tensor) or scores.dim() < given.dim() or len(scores) != len(given):
-        raise gone(model, head.path)
-    return int(scores.shape[1]) // head.per_class
 
 
 def _replaced_around(model: nn.Module, path: str) -> str:
@@ -335,31 +294,6 @@ def _replaced_around(model: nn.Module, path: str) -> str:
             return path
         path = path.rpartition(".")[0]
     return ""
-
-
-def _measured(model: nn.Module, head: Head) -> Head:
-    """A head site of the anatomy with the widths of the module that a change by hand put there."""
-    layers = _layers(model.get_submodule(head.path))
-    if _scores_its_own_way(model.get_submodule(head.path)):
-        return replace(head, num_classes=_count_by_running(model, head))
-    if not layers:  # nothing but the place is left, as timm's reset_classifier(0) leaves it
-        return replace(head, num_classes=0)
-    return replace(
-        head,
-        kind=next((kind for each, kind in _KINDS if isinstance(layers[0], each)), head.kind),
-        in_features=_number(layers[0], _WIDTHS),
-        num_classes=_number(layers[-1], _COUNTS) // head.per_class,
-    )
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers with a width in a module that was changed by hand, by which its anatomy is read again."""
-    return [layer for layer in module.modules() if _number(layer, _WIDTHS)]
-
-
-def _number(layer: nn.Module, names: Iterable[str]) -> int:
-    """A width for the anatomy from a layer put in by hand: the first of these attributes that is an integer, or 0."""
-    return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)
 
 
 def _reaches(names: Iterable[str], path: str) -> bool:

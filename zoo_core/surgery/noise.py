@@ -1,4 +1,4 @@
-"""Noise to run a changed model on, to see that what is known of its parts still holds."""
+"""Noise, and examples, to run a changed model on, to see that what is known of its parts still holds."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ def noise(model: nn.Module, shape: Sequence[int]) -> Tensor:
     return result.to(device=like.device, dtype=like.dtype)
 
 
+def placed(model: nn.Module, example: Any) -> Any:
+    """What a model takes, on its device and, where that is of floating point, in its dtype, to run a changed one on."""
+    like = noise(model, (1,))
+
+    def place(each: object) -> object:
+        if not isinstance(each, torch.Tensor):
+            return each
+        return each.to(like) if each.is_floating_point() else each.to(like.device)
+
+    return tree_map(place, example)
+
+
 def noise_like(model: nn.Module, size: tuple[int, ...], example: Any) -> Any:
     """Noise to run a model and its anatomy on: of that size, or like an example."""
     if example is None or (isinstance(example, torch.Tensor) and example.shape[1:] != size):  # its stem was changed
         return noise(model, (1, *size))
     leaves = [each for each in tree_leaves(example) if isinstance(each, torch.Tensor) and each.is_floating_point()]
     factors = {id(each): 1 + index for index, each in enumerate(leaves)}  # a Siamese pair must not be the same twice
-    device = noise(model, (1,)).device
-    return tree_map(
-        lambda each: (
-            noise(model, each.shape) * factors[id(each)]
-            if id(each) in factors
-            else each.to(device)
-            if isinstance(each, torch.Tensor)
-            else each
-        ),
-        example,
+    noisy = tree_map(
+        lambda each: noise(model, each.shape) * factors[id(each)] if id(each) in factors else each, example
     )
+    return placed(model, noisy)

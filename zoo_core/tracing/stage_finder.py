@@ -339,8 +339,9 @@ def _up_to_whole_map(group: list[Unit], trunk: _Trunk) -> list[Unit]:
 def _trimmed_stage(group: list[Unit]) -> list[Unit]:
     """A stage without what has no layers at its front, and without what belongs to the head after its blocks.
 
-    That is not in the module that the blocks are in, with most of the layers. A bare layer that makes somewhat more channels is the last one of
-    the stage, as in NFNets; one that makes four times as many, as in EfficientNets, is of the head.
+    That is not in the module that the blocks are in, with most of the layers. A bare layer that makes somewhat more
+    channels is the last one of the stage, as in NFNets; one that makes four times as many, as in EfficientNets, is of
+    the head.
     """
     rest = group
     while rest and not rest[0].layers:

@@ -19,6 +19,7 @@ from zoo_core.surgery.features.forward import Variant, run_on, variant, without
 from zoo_core.surgery.features.twin import REBINDING, Absent, replaced, twin_of
 from zoo_core.surgery.inputs import example_input, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
+from zoo_core.surgery.noise import placed
 from zoo_core.surgery.select import copies_of
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
@@ -260,8 +261,7 @@ def _example_like(body: nn.Module, x: Any) -> Any:
     example = metadata_of(body).example
     if example is None or isinstance(example, Tensor):
         return example_input(body).to(x)
-    devices = [each.device for each in tree_leaves(x) if isinstance(each, Tensor)]
-    return tree_map(lambda each: each.to(devices[0]) if isinstance(each, Tensor) else each, example)
+    return placed(body, example)
 
 
 def _place_of(error: Exception) -> tuple[type, str, int]:

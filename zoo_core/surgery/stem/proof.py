@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import arguments
+from zoo_core.surgery.noise import placed
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
@@ -69,8 +70,7 @@ def _with_channels(value: Any, old: int, new: int) -> Any:
 
 def _run(model: nn.Module, x: Any) -> None:
     """Run a copy of the model to adapt, on its own device."""
-    device = next(model.parameters()).device
-    args, kwargs = arguments(model, tree_map(lambda each: each.to(device) if isinstance(each, Tensor) else each, x))
+    args, kwargs = arguments(model, placed(model, x))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(model), MetaShapes():
         model(*args, **kwargs)
 
