@@ -188,3 +188,32 @@ def test_the_conformance_kit_takes_it(anatomy, build, check):
         model_under_test.__globals__["_model_under_test"].cache_clear()
         verdict = judge(check, own.resolve("wordy/net")[0], {})
     assert verdict.outcome in {"passed", "refused"}, verdict.reason
+
+
+class Named(nn.Module):
+    """Gives its scores under a name."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return {"scores": self.fc(self.body(x).relu())}
+
+
+@pytest.fixture
+def named():
+    return zoo.adopt(Named().eval(), example=torch.zeros(1, 4))
+
+
+def test_a_model_is_not_split_where_a_hook_changes_the_object_that_it_returns(named):
+    named.register_forward_hook(lambda _, __, output: {"scores": output["scores"] * 2})
+    with pytest.raises(zoo.errors.NotSupported, match="cannot be split"):
+        zoo.split(named)
+
+
+def test_a_hook_that_only_looks_at_the_object_leaves_the_split(named):
+    named.register_forward_hook(lambda *_: None)
+    backbone, head = zoo.split(named)
+    x = torch.randn(2, 4)
+    assert torch.equal(head(backbone(x)), named(x)["scores"])

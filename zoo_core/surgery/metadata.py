@@ -354,6 +354,17 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     return metadata_of(model).anatomy
 
 
+def anatomy_with_hooks(model: nn.Module) -> Anatomy:
+    """The anatomy that holds where forward hooks of the model itself may change the object that it returns.
+
+    Hooks on a tensor run on the scores of the parts; those that are given an object cannot, so the model is run.
+    """
+    known, bare = metadata_of(model), unwrap(model)
+    if not bare._forward_hooks or known.anatomy.scores is None:  # noqa: SLF001 - no public way to see them
+        return known.anatomy
+    return with_own_forward(bare, known.anatomy, _image_size(bare, known), known.example, is_believed=True)
+
+
 def no_head(model: nn.Module, what: str) -> NotSupported:
     """Error of a verb that needs a head, where the metadata of the model says that there is none, and why.
 

@@ -272,10 +272,14 @@ def _spans_stages(before: int, inner: list[Unit], whole: Unit) -> bool:
 
 
 def _gives_maps_of_stages(inner: list[Unit], whole: Unit) -> bool:
-    """Whether a module gives a list of the maps of its stages, as an encoder does that a decoder comes after."""
+    """Whether a module gives a list of the maps of its stages, as an encoder does that a decoder comes after.
+
+    What gives maps of several resolutions in its parts too, as those of HRNet, is a stage itself.
+    """
     strides = [unit.map.stride for unit in inner]
     made = frozenset[int]().union(*(unit.outputs for unit in inner))
-    return whole.several and strides == sorted(strides) and whole.outputs <= made
+    is_list = whole.several and not any(unit.several for unit in inner)
+    return is_list and strides == sorted(strides) and whole.outputs <= made
 
 
 def _is_block(module: nn.Module) -> bool:

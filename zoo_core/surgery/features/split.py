@@ -12,7 +12,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
 from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
-from zoo_core.surgery.metadata import WHOLE, anatomy_of, no_head, unwrap
+from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -139,9 +139,10 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
         it where a library returns them in an object; ``backbone(x)`` is ``backbone.pool(backbone.features(x))``.
         A module that holds both stands for the model: ``zoo.freeze``, ``zoo.param_groups`` and ``zoo.save`` take it.
         Forward pre-hooks of the model itself run in ``backbone``, and its forward hooks in ``head``, on the scores.
+        Where it returns an object, they run in neither.
 
     Raises:
-        NotSupported: The model has no head.
+        NotSupported: The model has no head, or a hook changes the object that it returns.
         NotAZooModel: zoo knows nothing about the model.
 
     Example:
@@ -150,7 +151,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
         >>> backbone.features(torch.zeros(2, 3, 64, 64)).shape, head
         (torch.Size([2, 512, 2, 2]), Linear(in_features=512, out_features=1000, bias=True))
     """
-    anatomy, bare = anatomy_of(model), unwrap(model)
+    anatomy, bare = anatomy_with_hooks(model), unwrap(model)
     main = anatomy.main
     if main is None:
         raise no_head(bare, "to split off")
