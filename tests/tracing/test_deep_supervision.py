@@ -74,3 +74,31 @@ def test_the_encoder_of_such_a_model_holds_no_parameter_that_its_maps_do_not_nee
     encoder = zoo.encoder(net.train())
     sum(each.sum() for each in encoder(torch.randn(2, 3, 32, 32))).backward()
     assert [name for name, each in encoder.named_parameters() if each.grad is None] == []
+
+
+class Exchanging(nn.Module):
+    """As a module of HRNet: two resolutions run side by side and are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse, self.down = block(8, 8), block(16, 16), nn.Conv2d(8, 16, 3, 2, 1)
+
+    def forward(self, maps):
+        fine, coarse = self.fine(maps[0]), self.coarse(maps[1])
+        return [fine + nn.functional.interpolate(coarse[:, :8], scale_factor=2.0), coarse + self.down(fine)]
+
+
+class SideBySide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.down = nn.Conv2d(3, 8, 3, 2, 1), block(8, 8), nn.Conv2d(8, 16, 3, 2, 1)
+        self.second, self.fc = nn.Sequential(Exchanging(), Exchanging()), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = self.first(self.stem(x))
+        return self.fc(torch.cat([each.mean((2, 3)) for each in self.second([x, self.down(x)])], 1))
+
+
+def test_a_module_whose_parts_give_maps_of_several_resolutions_is_one_stage():
+    stages = zoo.trace(SideBySide(), X).anatomy.stages
+    assert [stage.output for stage in stages][-1] == "second"
