@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
+from zoo_core import errors
 from zoo_core.build.place import buffer_bytes, pieces, place
 from zoo_core.utils.gc import no_collection
 
@@ -55,6 +56,20 @@ def test_parameters_that_are_one_stay_one(where):
 
 def test_whole_numbers_keep_their_dtype():
     assert place(Tied(), dtype=torch.float16).norm.num_batches_tracked.dtype == torch.int64
+
+
+def test_a_variance_beyond_float16_is_refused_before_anything_changes():
+    model = Tied()
+    model.norm.running_var[3] = 70_000.0  # infinite in float16, which makes the channel a constant
+    with pytest.raises(errors.UsageError, match=r"70,000 in norm.running_var(.|\n)*bfloat16"):
+        place(model, dtype=torch.float16)
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
+
+
+def test_what_is_infinite_already_may_go_to_a_smaller_dtype():
+    model = Tied()
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    assert place(model, dtype=torch.float16).mask.tolist() == [0.0, float("-inf")]
 
 
 def test_filters_of_images_and_of_volumes_are_laid_out_with_their_channels_last():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zoo_core.errors import UsageError
 from zoo_core.utils.memory_format import FORMATS, lies_last, with_channels_last
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _SHARE = 16
 """Each buffer is at most this fraction of the model, so that the host never holds much beside it."""
 _SMALL = 1 << 20
 """Bytes below which a tensor goes its own way: two buffers gain nothing there."""
+_AS_LARGE_AS_WEIGHTS = 1e38
+"""Every dtype with eight bits of exponent, as float32 has, holds larger numbers: no weight is lost there."""
 _LAST = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
 """The axes of filters in the order in which they lie in memory when their channels come last."""
 
@@ -48,11 +51,16 @@ def place(
     Returns:
         The same model.
 
+    Raises:
+        UsageError: A number of the model is too large for ``dtype``; nothing has changed.
+
     Example:
         >>> layer = place(torch.nn.Conv2d(3, 8, 3), dtype=torch.bfloat16, channels_last=True)
         >>> layer.weight.dtype, layer.weight.stride()
         (torch.bfloat16, (27, 1, 9, 3))
     """
+    if dtype is not None:
+        _require_range(model, dtype)
     if device is not None or dtype is not None:
         with _as_tied_as_before(model):
             if device is not None and device.type == "cuda":
@@ -62,6 +70,25 @@ def place(
     if channels_last:
         _each(model, with_channels_last)
     return model
+
+
+def _require_range(model: nn.Module, dtype: torch.dtype) -> None:
+    """Refuse a dtype that would make infinities of numbers: the variances of norms are often beyond 65,504."""
+    most = torch.finfo(dtype).max
+    if most > _AS_LARGE_AS_WEIGHTS:
+        return
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta or not tensor.is_floating_point() or torch.finfo(tensor.dtype).max <= most:
+            continue
+        finite = tensor.detach().nan_to_num(0.0, 0.0, 0.0)  # what is infinite already stays what it is
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
+        if largest > most:
+            raise UsageError(
+                f"this {type(model).__name__} does not fit into {dtype}",
+                expected=f"numbers of at most {most:,.0f}",
+                got=f"{largest:,.0f} in {name}",
+                hint="dtype=torch.bfloat16, which has the range of float32 with fewer digits",
+            )
 
 
 def _each(model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
