@@ -61,7 +61,7 @@ def other_buffers(model: nn.Module, twin: nn.Module | None, dtype: str) -> dict[
 
     Args:
         model: The model.
-        twin: What its recipe makes, for this alone; None for what nobody here can build.
+        twin: What its recipe makes, which this casts; None where that cannot be built here.
         dtype: What a load makes of floating-point tensors; empty for what they are.
 
     Returns:

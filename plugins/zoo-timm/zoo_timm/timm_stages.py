@@ -116,7 +116,8 @@ def hrnet(model: Any) -> Iterator[Stage]:
     for number, (name, width) in enumerate(widths.items(), 1):
         yield Stage(name, (f"transition{number}", name), width, largest, read=first)
     for index in range(len(model.incre_modules or ())):
-        down = (f"downsamp_modules.{index - 2}",) if index >= 2 and model.downsamp_modules is not None else ()  # noqa: PLR2004
+        # the first is made smaller and added to the second after that was read
+        down = (f"downsamp_modules.{index - 2}",) if index > 1 and model.downsamp_modules is not None else ()
         row = model.feature_info[index + 1]
         yield Stage(f"scale{index + 1}", (*down, f"incre_modules.{index}"), row["num_chs"], row["reduction"])
 
