@@ -25,6 +25,7 @@ from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.device import usable_device
 from zoo_core.utils.eval_mode import inferring
+from zoo_core.utils.only_errors import only_errors
 
 if TYPE_CHECKING:
     import os
@@ -220,7 +221,8 @@ def _measure(model: nn.Module, batch_size: int) -> Measured:
         with CostCounter() as counter:
             bare(*inputs)
         memory = _peak(bare, inputs, x.device)
-    from torch.utils import benchmark  # imported here, since on some machines the import logs a line about CUDA
+    with only_errors("torch.utils.cpp_extension"):  # on a machine with CUDA and no GPU, the import tells of that
+        from torch.utils import benchmark
 
     with inferring(bare):
         timer = benchmark.Timer(
