@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -412,3 +413,51 @@ def test_a_head_of_a_class_of_ones_own_is_known_by_what_it_takes_and_gives(signa
     main = zoo.anatomy(signals).main
     assert (main.kind, main.in_features, main.num_classes) == ("linear", 16, 7)
     assert zoo.swap_head(signals, 3)(SIGNAL).shape == (2, 3)
+
+
+class Configured(nn.Module):
+    """A network whose forward reads attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleDict({"a": nn.Conv2d(3, 8, 3, 2, 1), "b": nn.Conv2d(8, 8, 3, 1, 1)})
+        self.fc = nn.Linear(8, 5)
+        self.order, self.gain, self.temperature, self.activation, self.calls = ["a"], 2.0, 3.0, nn.functional.relu, 0
+
+    def forward(self, x):
+        self.calls += 1
+        for name in self.order:
+            x = self.activation(self.body[name](x)) * self.gain
+        return self.fc(x.mean((2, 3))) / self.temperature
+
+
+@pytest.fixture
+def configured():
+    torch.manual_seed(0)
+    return zoo.adopt(Configured().eval(), example=X[:1])
+
+
+SETTINGS = {"order": ["a", "b"], "gain": 0.5, "temperature": 1.0, "activation": torch.tanh}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_attribute_that_forward_reads_is_not_split_as_it_was(configured, name):
+    setattr(configured, name, SETTINGS[name])
+    with contextlib.suppress(errors.NotSupported):
+        backbone, head = zoo.split(configured)
+        torch.testing.assert_close(head(backbone(X)), configured(X))
+
+
+def test_adopting_again_splits_what_another_attribute_made_of_a_model(configured):
+    configured.order = ["a", "b"]
+    with pytest.raises(errors.NotSupported, match=r"zoo\.adopt\(model, example=x\)"):
+        zoo.split(configured)
+    backbone, head = zoo.split(zoo.adopt(configured, example=X[:1]))
+    torch.testing.assert_close(head(backbone(X)), configured(X))
+
+
+def test_a_forward_that_counts_its_calls_keeps_its_split(configured):
+    for _ in range(2):
+        configured(X)
+        backbone, head = zoo.split(configured)
+    assert torch.equal(head(backbone(X)), configured(X))

@@ -186,7 +186,27 @@ def _known_inside(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
 
 def attach(model: nn.Module, known: Metadata) -> None:
     """Make ``model`` carry this metadata, which is true of it as it is now."""
-    model.__dict__[ATTRIBUTE] = replace(known, structure=structure_of(model))
+    model.__dict__[ATTRIBUTE] = replace(known, structure=_structure(model, known))
+
+
+def _structure(model: nn.Module, known: Metadata) -> Structure:
+    """The structure of a model as it is now, to keep in its metadata or to compare with what is there."""
+    return structure_of(model, _opened(known.anatomy) if _is_traced(known) else ())
+
+
+def _is_traced(known: Metadata) -> bool:
+    """Whether the metadata has a traced anatomy, in which values that forward reads from attributes are constants."""
+    if known.example is not None or known.card is None or known.family:
+        return known.example is not None
+    claims = current_zoo().claims.get(known.card.family, ())
+    return bool(claims) and claims[0].family.anatomy is None
+
+
+def _opened(anatomy: Anatomy) -> list[str]:
+    """Paths of the modules that are no whole part of a model, as its metadata has them, the model itself first."""
+    paths = [site.path for site in anatomy.heads] + [path for stage in anatomy.stages for path in stage.modules]
+    around = {path[:end]: None for path in paths for end in range(len(path)) if path[end] == "."}
+    return ["", *around]
 
 
 def is_known(model: nn.Module) -> bool:
@@ -207,7 +227,7 @@ def metadata_of(model: nn.Module) -> Metadata:
         raise _not_known(model)
     if id(bare) in _edited.get():
         return result
-    now = structure_of(bare)
+    now = _structure(bare, result)
     if result.structure is not None and now != result.structure:
         with being_edited(bare):  # the runs that read it again ask for what is known too, and would begin anew
             result = _changed_by_hand(bare, result, now.changed_since(result.structure))
@@ -251,7 +271,7 @@ def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Ana
 
 def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Metadata:
     """The metadata of a model after the user, or another library, changed it."""
-    now = structure_of(model)
+    now = _structure(model, known)
     before = known.structure or now
     inside = now.before_compile().changed_since(before.before_compile())  # wrapped by torch.compile, parts are the same
     anatomy = _reread_anatomy(model, known, inside) if inside or now.forward != before.forward else known.anatomy
@@ -260,8 +280,10 @@ def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Me
         anatomy = with_own_forward(model, with_live_maps(model, anatomy, size, known.example), size, known.example)
     elif any(head_is_near(name, anatomy) for name in inside):
         anatomy = with_checked_split(model, anatomy, _image_size(model, known))
-    elif inside:
-        anatomy = with_own_forward(model, anatomy, _image_size(model, known), known.example, is_believed=True)
+    elif inside or now.settings != before.settings:
+        size = _image_size(model, known)
+        anatomy = anatomy if inside else with_live_maps(model, anatomy, size, known.example)
+        anatomy = with_own_forward(model, anatomy, size, known.example, is_believed=True)
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
     names = [name for name in changed if name in now.shapes]
     in_head = {name for name in names if any(under(name, head.path) for head in anatomy.heads)}

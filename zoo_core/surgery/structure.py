@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from zoo_core.surgery.features.forward import name_of_forward
 from zoo_core.utils.compiled import WRAPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -29,11 +31,13 @@ class Structure:
             shape as the model runs.
         kinds: Path of each module to the kind of torch's layers that it is, and its stride where it has one.
         forward: Which forward the model itself has.
+        settings: Numbers, words and functions that the model and modules in it hold as attributes, as text.
     """
 
     shapes: Mapping[str, tuple[int, ...] | None]
     kinds: Mapping[str, str]
     forward: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
 
     def __deepcopy__(self, memo: object) -> Structure:
         """The very same: it never changes, and copying a model copies what it carries."""
@@ -58,11 +62,15 @@ class Structure:
         """The same under the names that tensors and layers had before ``torch.compile`` wrapped some of them."""
         shapes = {as_before_compile(name): shape for name, shape in self.shapes.items()}
         kinds = {as_before_compile(path): kind for path, kind in self.kinds.items()}  # the inner one comes last
-        return Structure(shapes, kinds, self.forward)
+        return Structure(shapes, kinds, self.forward, self.settings)
 
 
-def structure_of(model: nn.Module) -> Structure:
+def structure_of(model: nn.Module, opened: Iterable[str] = ()) -> Structure:
     """Names and shapes of all tensors of ``model``, as they are now.
+
+    Args:
+        model: Any module.
+        opened: Paths of modules whose attributes count too, as their forward was written down when it was traced.
 
     Example:
         >>> structure_of(nn.Linear(3, 2)).shapes
@@ -71,7 +79,42 @@ def structure_of(model: nn.Module) -> Structure:
     shapes: dict[str, tuple[int, ...] | None] = {}
     kinds: dict[str, str] = {}
     _note(model, "", shapes, kinds)
-    return Structure(shapes, kinds, name_of_forward(model))
+    settings = tuple((f"{path}.{name}", value) for path in opened for name, value in _settings(model, path))
+    return Structure(shapes, kinds, name_of_forward(model), settings)
+
+
+_OF_EVERY_MODULE = frozenset({*nn.Module().__dict__, "forward"})
+_PLAIN = int | float | complex | str | bytes | None | torch.dtype | torch.device
+_FUNCTIONS = FunctionType | BuiltinFunctionType | type
+_MOST = 100
+"""Values of a list or dict that are compared: more are data, and no settings."""
+
+
+def _settings(model: nn.Module, path: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each attribute of a module that its forward may read, for the structure of the model."""
+    try:
+        module = model.get_submodule(path)
+    except (AttributeError, RuntimeError):  # it is gone, or scripted: that keeps its attributes out of Python
+        return
+    module = module._modules.get(WRAPPED) or module  # noqa: SLF001 - as in tensors_of
+    for name, value in sorted(module.__dict__.items()):
+        text = None if name in _OF_EVERY_MODULE or name.startswith("_zoo") else _as_text(value)
+        if text is not None:
+            yield name, text
+
+
+def _as_text(value: object) -> str | None:
+    """The text of an attribute, to see in the structure of a model that it was changed; None where it has none."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, _FUNCTIONS):
+        is_named = "<" not in value.__qualname__  # a lambda has the name of any other
+        return f"{value.__module__}.{value.__qualname__}" if is_named else f"{value.__qualname__} {id(value)}"
+    if isinstance(value, tuple | list) and len(value) <= _MOST:
+        return f"[{', '.join(map(str, map(_as_text, value)))}]"
+    if isinstance(value, dict) and len(value) <= _MOST:
+        return f"{{{', '.join(f'{name!r}: {_as_text(each)}' for name, each in value.items())}}}"
+    return None
 
 
 def _note(module: nn.Module, prefix: str, shapes: dict[str, tuple[int, ...] | None], kinds: dict[str, str]) -> None:

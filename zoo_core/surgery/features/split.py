@@ -12,6 +12,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
 from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
+from zoo_core.surgery.live_anatomy import OWN_FORWARD
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
 
 if TYPE_CHECKING:
@@ -156,10 +157,12 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
     if main is None:
         raise no_head(bare, "to split off")
     if anatomy.indivisible:
+        again = "zoo.adopt(model, example=x), with x what forward takes, finds its parts anew, or "
+        hint = f"{again if anatomy.indivisible == OWN_FORWARD else ''}{_FEATURES}"
         raise NotSupported(
             f"this {type(bare).__name__} cannot be split",
             cause=anatomy.indivisible,
-            hint=f"{REBINDING}; then {_FEATURES}" if is_bound(bare) else _FEATURES,
+            hint=f"{REBINDING}; then {_FEATURES}" if is_bound(bare) else hint,
         )
     backbone = Backbone(bare, anatomy)
     backbone.training = bare.training
