@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,10 @@ def record_passes(model: nn.Module, example: Any) -> Passes:
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
                 failure = error
             else:
-                return _further_passes(twin, given, x, flow)
+                passes = _further_passes(twin, given, x, flow)
+                if passes.trained is None and copied is without_values:  # as where it makes noise on the CPU
+                    passes = replace(passes, trained=_train_pass(duplicate(model), _placed(x, model)))
+                return passes
     raise AnatomyError(
         f"this {type(model).__name__} does not run on the example",
         expected="what forward takes: a tensor, a tuple of several arguments, or a dict of them by name",
@@ -106,11 +109,15 @@ def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> P
     larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
     other = larger if is_whole and _same_ops(flow, larger) else _pass_like(flow, model, batch_of(x, 3)) or flow
+    return Passes(model, x, example, flow, other, _train_pass(model, x), larger, _chosen(model, x, flow))
+
+
+def _train_pass(model: nn.Module, x: Any) -> Dataflow | None:
+    """Recorded pass of a copy of a model in train mode; None where it does not run in that."""
     try:
-        trained = _recorded(model, x, train=True)
+        return _recorded(model, x, train=True)
     except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms
-        trained = None
-    return Passes(model, x, example, flow, other, trained, larger, _chosen(model, x, flow))
+        return None
 
 
 def _chosen(model: nn.Module, x: Any, flow: Dataflow) -> frozenset[str]:

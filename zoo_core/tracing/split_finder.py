@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from zoo_core.contract.chain import Chain
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     Piece = Callable[[Any, Any], Any]
 
+
+_SIGNAL = 3
+"""Axes of ``[N, C, L]``."""
 
 READS = "its forward takes values of its input as Python's, and does other things for other values"
 
@@ -61,6 +65,8 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     if reads and classify is not None:
         return replace(anatomy, indivisible=READS)
     features, pool = (None, None) if reads else _front(passes, anatomy, grid, starts)
+    if _has_types(features) or _has_types(pool):
+        features, pool = None, None  # they would make tensors of the example's dtype for a model in another
     if features is None and len(starts[0]) > 1:
         return replace(anatomy, indivisible="its heads are given different tensors, and no module gives both")
     recording = passes.evaluated.recording
@@ -70,6 +76,13 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     if features is None and not is_plain:
         features, pool = RunTo(sites[0].path, before=True, runs=_modules_for(passes.evaluated, starts[0])), Chain()
     return replace(anatomy, features=features, pool=pool, classify=classify)
+
+
+def _has_types(piece: Piece | None) -> bool:
+    """Whether a piece of a split that was written down holds a dtype or a device, which the model may leave."""
+    steps = [getattr(step, "step", step) for step in getattr(piece, "steps", ())]
+    values = tree_leaves([(getattr(step, "args", ()), getattr(step, "kwargs", {})) for step in steps])
+    return any(isinstance(each, torch.dtype | torch.device) for each in values)
 
 
 def _head_inputs(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
@@ -184,6 +197,9 @@ def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
 def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:
     """The anatomy with its split proven, as far as it gives what forward gives, bit for bit, on noise.
 
+    Where the pieces that were written down hold for images of the example's size alone, as those of a forward that
+    pads, forward itself is run to the head instead.
+
     Args:
         model: With its values; one on the meta device proves shapes only.
         anatomy: What was recorded.
@@ -191,14 +207,38 @@ def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:
     """
     x = _noise_like(example)
     model = with_the_same_tensors(model)
-    simple = replace(anatomy, features=None, pool=None)
-    tried = [anatomy, *([simple] if anatomy.classify is None and anatomy.features is not None else [])]
+    simple, tried = replace(anatomy, features=None, pool=None), [anatomy]
+    if anatomy.features is not None and anatomy.main:
+        tried += [simple] if anatomy.classify is None else []
+        tried.append(replace(anatomy, features=RunTo(anatomy.main.path, before=True), pool=Chain()))
     for each in tried:
-        if _split_equals_forward(model, each, x):
+        if _split_equals_forward(model, each, x) and _holds_for_another_size(model, each, x):
             return each
     again = [output_of(model, x) for _ in range(2)]
     cause = "its parts, run one after another, do not give what its forward gives" if same(*again) else RANDOM
     return replace(simple, classify=None, indivisible=anatomy.indivisible or cause)
+
+
+def _holds_for_another_size(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
+    """Whether the split holds for images whose sides are no multiple of what they were, if the model runs on such."""
+    odd = _odd_sized(x)
+    try:
+        output_of(model, odd)
+    except Exception:  # noqa: BLE001 - the model's own code, which takes images of other sizes
+        return True
+    return _split_equals_forward(model, anatomy, odd)
+
+
+def _odd_sized(x: Any) -> Any:
+    """The input for the proof of a split with a few pixels more on each side of its images, or of its signals."""
+
+    def pad(each: object) -> object:
+        if not isinstance(each, Tensor) or each.dim() < _SIGNAL or not each.is_floating_point():
+            return each
+        sides = min(each.dim() - 2, 3)
+        return functional.pad(each, [0, 3] * sides, value=0.5)
+
+    return tree_map(pad, x)
 
 
 def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
