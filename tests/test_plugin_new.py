@@ -153,17 +153,21 @@ def test_the_guide_is_printed_for_those_who_have_only_the_wheel(tmp_path):
     assert answer.stdout.startswith("# A family of your own"), answer.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def mypy(tmp_path_factory):
     cache = tmp_path_factory.mktemp("mypy")  # it reads torch once
     return lambda folder: run(folder, "-m", "mypy", "--cache-dir", cache, "--follow-imports", "silent")
 
 
 @pytest.mark.full
-@pytest.mark.xdist_group("mypy")
-def test_it_passes_strict_types(plugin, mypy):
-    answer = mypy(plugin)
-    assert answer.returncode == 0, answer.stdout
+class TestTypes:  # a class, for --dist loadscope gives it to one worker
+    def test_it_passes_strict_types(self, plugin, mypy):
+        answer = mypy(plugin)
+        assert answer.returncode == 0, answer.stdout
+
+    def test_what_is_written_for_a_library_passes_strict_types(self, tmp_path, mypy):
+        answer = mypy(write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path))
+        assert answer.returncode == 0, answer.stdout
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,13 +207,6 @@ def test_what_is_written_for_a_library_that_is_installed_passes_lint_and_the_kit
 def test_the_version_of_the_library_that_is_installed_is_the_one_that_was_tested(tmp_path):
     folder = write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path)
     assert f'tested="=={version("efficientnet-pytorch")}"' in (folder / "zoo_acme" / "__init__.py").read_text()
-
-
-@pytest.mark.full
-@pytest.mark.xdist_group("mypy")
-def test_what_is_written_for_a_library_passes_strict_types(tmp_path, mypy):
-    answer = mypy(write_plugin("acme", library="efficientnet-pytorch", directory=tmp_path))
-    assert answer.returncode == 0, answer.stdout
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def source_of(plugin):
 
 
 def test_every_example_is_tested():
-    assert {path.name for path in FOLDER.iterdir() if path.is_dir()} == set(PLUGINS)
+    examples = {path.name for path in FOLDER.iterdir() if path.is_dir()}
+    assert examples == set(PLUGINS) == {each.plugin for each in Outside.__subclasses__()}
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
@@ -118,17 +119,19 @@ class Environment:
         )
 
 
-@pytest.fixture(scope="module", params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in PLUGINS])
+@pytest.fixture(scope="class")
 def environment(request, tmp_path_factory):
-    environment = Environment(request.param, tmp_path_factory.mktemp("outside"))
-    environment.plugin = request.param
+    environment = Environment(request.cls.plugin, tmp_path_factory.mktemp("outside"))
+    environment.plugin = request.cls.plugin
     yield environment
     shutil.rmtree(environment.folder / "venv")
 
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-class TestOutside:
+class Outside:
+    """What holds of each: a class each, all of whose tests ``--dist loadscope`` gives to one worker and environment."""
+
     def test_its_own_tests_pass(self, environment):
         answer = environment.run("pytest", "-q", "-p", "no:cacheprovider", "tests")
         assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -170,3 +173,23 @@ class TestOutside:
     def test_it_runs_without_the_checkout(self, environment):
         code = "import zoo_core, sys; sys.exit(not zoo_core.__file__.startswith(sys.prefix))"
         assert subprocess.run([environment.python, "-c", code], cwd=environment.folder, check=False).returncode == 0
+
+
+class TestSegmentationModels(Outside):  # the slowest first
+    plugin = "zoo-segmentation-models"
+
+
+class TestOpenClip(Outside):
+    plugin = "zoo-open-clip"
+
+
+class TestTransformers(Outside):
+    plugin = "zoo-transformers"
+
+
+class TestMonai(Outside):
+    plugin = "zoo-monai"
+
+
+class TestTorchaudio(Outside):
+    plugin = "zoo-torchaudio"
