@@ -140,7 +140,7 @@ _EXCLUDED = re.compile(r"\bnot (full|sweep|extra)\b")
 def pytest_collection_modifyitems(config, items):
     """Skip, visibly, what needs a GPU where there is none; and in a sweep, build each model once for all its tests."""
     _take_part(config, items)
-    if config.option.markexpr in ("full", "sweep") or config.option.markexpr.startswith("gpu"):
+    if config.option.markexpr.startswith(("full", "sweep", "gpu")):
         items.sort(key=lambda item: str(item.callspec.params.get("name", "")) if hasattr(item, "callspec") else "")
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
