@@ -184,3 +184,34 @@ def test_a_pool_by_attention_is_no_stage_and_is_deeper_than_all():
     zoo.freeze(model, "layer2")
     free = {name.partition(".")[0] for name, each in model.named_parameters() if each.requires_grad}
     assert free == {"pool", "widen", "fc"}
+
+
+class Detecting(nn.Module):
+    """A detector of one's own: classes and boxes of each place, from one map."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = conv(3, 4, 2), conv(4, 8, 2), conv(8, 16, 2)
+        self.classes, self.boxes = nn.Conv2d(16, 12, 1), nn.Conv2d(16, 12, 1)
+
+    def forward(self, x):
+        x = self.three(self.two(self.one(x)))
+        return self.classes(x).flatten(2), self.boxes(x).flatten(2)
+
+
+def test_the_layers_of_one_output_of_several_are_in_no_stage():
+    stages = zoo.trace(Detecting(), X).anatomy.stages
+    assert [(stage.output, stage.channels) for stage in stages] == [("two", 8), ("three", 16)]
+
+
+class Pyramid(Detecting):
+    """Returns the maps of its stages."""
+
+    def forward(self, x):
+        two = self.two(self.one(x))
+        return [two, self.three(two)]
+
+
+def test_stages_of_a_network_that_returns_its_maps_are_those_of_all():
+    stages = zoo.trace(Pyramid(), X).anatomy.stages
+    assert [(stage.output, stage.stride) for stage in stages] == [("two", 4), ("three", 8)]

@@ -94,8 +94,23 @@ def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chos
         return with_layers_between(passes, replace(anatomy, stages=named.stages, layout=named.layout))
     flow = passes.evaluated
     before = [value for number in main.ops.values() for value in _given(flow, flow.recording.ops[number])]
-    result = _find_stages(passes, grid, before or [main.value], anatomy)
+    result = _find_stages(passes, grid, before or _common_to_outputs(flow, main, grid), anatomy)
     return with_layers_between(passes, replace(anatomy, stages=result.stages, layout=result.layout))
+
+
+def _common_to_outputs(flow: Dataflow, main: Layers, grid: Grid) -> list[int]:
+    """What stages are on the way to where no head is known: what all that forward returns is computed from.
+
+    Maps of growing strides are those of the stages themselves.
+    """
+    returned = [value for value in flow.recording.root.outputs if value in flow.from_input]
+    strides = [read.stride if (read := grid.map_of(value)) else 0 for value in returned]
+    if not returned or (strides == sorted({*strides}) and strides[0]):
+        return returned or [main.value]
+    way = flow.ancestors(returned[:1])
+    common = way.intersection(*(flow.ancestors([value]) for value in returned))
+    used = {value for number in way - common for value in flow.moving(flow.recording.ops[number])}
+    return sorted(value for value in used if flow.recording.producer.get(value) in common) or returned[:1]
 
 
 def _given(flow: Dataflow, op: Op) -> list[int]:
