@@ -31,8 +31,9 @@ def theirs():
 
 
 @pytest.fixture
-def own_files(theirs, tmp_path):
-    """The tower's weights are a file that the library's whole model was saved to."""
+def own_files(theirs, tmp_path, monkeypatch):
+    """The tower's weights are a file that the library's whole model was saved to, in a cache of its own."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     save_file({name: tensor.clone() for name, tensor in theirs.state_dict().items()}, tmp_path / "model.safetensors")
     own = zoo.Zoo()
     vit_b_32 = own.resolve("open_clip/ViT-B-32@laion2b_s34b_b79k")[0].find("laion2b_s34b_b79k")

@@ -18,8 +18,9 @@ X = torch.randn(1, 3, 64, 64)
 
 
 @pytest.fixture
-def own_file(tmp_path):
+def own_file(tmp_path, monkeypatch):
     """resnet18's weights are a file of ours, which still has the classifier that the encoder was trained as."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     model = zoo.get("segmentation_models/resnet18", weights=None, seed=1).eval()
     save_file({**model.state_dict(), "fc.weight": torch.zeros(1000, 512)}, tmp_path / "model.safetensors")
     own = zoo.Zoo()
