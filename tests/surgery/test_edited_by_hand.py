@@ -461,3 +461,20 @@ def test_a_forward_that_counts_its_calls_keeps_its_split(configured):
         configured(X)
         backbone, head = zoo.split(configured)
     assert torch.equal(head(backbone(X)), configured(X))
+
+
+def test_classes_of_one_head_of_several_changed_by_hand_are_counted(signals):
+    zoo.swap_head(signals, {"a": 2, "b": 3})
+    signals.out.a = nn.Linear(16, 7)
+    assert zoo.anatomy(signals).main.num_classes == 10
+
+
+def test_a_stage_appended_to_a_traced_list_is_as_deep_as_what_follows_the_stages(signals):
+    signals.stages.append(nn.Sequential(nn.Conv1d(16, 16, 3, 1, 1), nn.ReLU()))
+    rates = {
+        id(each): group["lr"]
+        for group in zoo.param_groups(signals, lr=1.0, layer_decay=0.5)
+        for each in group["params"]
+    }
+    stages = [rates[id(stage[0].weight)] for stage in signals.stages]
+    assert stages == sorted({*stages})

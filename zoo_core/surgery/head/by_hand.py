@@ -84,8 +84,9 @@ def _count_by_running(module: nn.Module, site: Head) -> int:
                 scores: Any = module(given)
         except Exception:  # noqa: BLE001, S112 - whatever a module raises that takes something else
             continue
-        if isinstance(scores, torch.Tensor) and scores.dim() == given.dim() and len(scores) == len(given):
-            return int(scores.shape[axis])
+        several = [*scores.values()] if isinstance(scores, dict) else [scores]  # of heads by name, one after another
+        if all(isinstance(each, torch.Tensor) and each.dim() in {2, given.dim()} for each in several):  # or pooled
+            return sum(int(each.shape[axis]) for each in several if len(each) == len(given))
     return 0
 
 
