@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import warnings
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NotChecked, require
 from zoo_core.testing.process import random_states, watched, without_network
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -118,9 +118,7 @@ def _takes(card: Card, x: Tensor) -> bool:
     if size not in known:
         try:
             with torch.no_grad():
-                copy.deepcopy(model)(
-                    *arguments(card, x[:1])
-                )  # a Swin of transformers keeps the smaller windows it takes
+                duplicate(model)(*arguments(card, x[:1]))  # a Swin of transformers keeps the smaller windows it takes
             known[size] = True
         except (RuntimeError, ValueError, AssertionError):  # how models say that an image is too small for them
             known[size] = False
@@ -299,12 +297,3 @@ def _draw_zeros(model: nn.Module) -> None:
     with torch.no_grad(), seeded(0):
         for parameter in (each for layer in layers for each in layer.parameters() if not each.any()):
             nn.init.normal_(parameter, std=0.1)
-
-
-def without_storage(model: nn.Module) -> nn.Module:
-    """A copy of a model under test on the meta device, made without a copy of its values."""
-    empty: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        bare = tensor.detach().to("meta")
-        empty[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
-    return copy.deepcopy(model, empty)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import Call, calls_of
 from zoo_core.testing.under_test import inputs_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def check_in_features(card: Card) -> None:
     )
     scored = {*seen}
     if len(seen) < len(paths):
-        seen = {**calls_of(copy.deepcopy(model).train(), paths, inputs_of(card, train=True)), **seen}
+        seen = {**calls_of(duplicate(model).train(), paths, inputs_of(card, train=True)), **seen}
     for head in heads:
         used = f"{card.id}: head site {head.path!r} has the role {head.role!r}, and is not called in eval mode"
         require(head.path in scored or head.role not in _SCORING, f"{used}; one that only trains is 'aux'")

@@ -13,7 +13,8 @@ from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.findings import NotChecked, require
 from zoo_core.testing.outputs import tensors
-from zoo_core.testing.under_test import arguments, example, model_under_test, without_storage
+from zoo_core.testing.under_test import arguments, example, model_under_test
+from zoo_core.utils.duplicate import without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def check_borders(card: Card) -> None:
         NonConformance: A stage ends before that, after it, or inside a block.
         NotChecked: Not all stages run without values.
     """
-    model = without_storage(model_under_test(card))
+    model = without_values(model_under_test(card))
     anatomy, x = anatomy_of(model), example(card, batch=1).to("meta")
     with noted_runs(model) as runs, torch.enable_grad(), MetaShapes(), suppress(Exception):
         model(*arguments(card, x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from zoo_core.testing.under_test import (
     model_under_test,
     need_values,
 )
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _check_own_loading(card: Card, model: nn.Module, state: Mapping[str, Tensor]
     if type(model).load_state_dict is nn.Module.load_state_dict:
         return
     label = f"{card.id}: load_state_dict of {type(model).__name__}"
-    own, twin = {name: tensor.clone() for name, tensor in state.items()}, copy.deepcopy(model)
+    own, twin = {name: tensor.clone() for name, tensor in state.items()}, duplicate(model)
     parameters = dict(twin.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():

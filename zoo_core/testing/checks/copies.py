@@ -19,6 +19,7 @@ from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import same, scores_of
 from zoo_core.testing.under_test import by_shapes, inputs_of, model_under_test, need_values, only_shapes
+from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +66,7 @@ def _gives_the_same(card: Card, ours: nn.Module, theirs: nn.Module) -> bool:
 def check_save(card: Card) -> None:
     """``zoo.save`` and ``zoo.load`` make a copy of a model with another head and a frozen backbone, bit for bit."""
     need_values(card)
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     if anatomy_of(model).heads:
         freeze(swap_head(model, NUM_CLASSES, seed=0), "backbone")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from zoo_core.testing.checks.stem import layers_in_order
 from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import same
 from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test, need_values
+from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,7 +146,7 @@ def _check_encoder(card: Card, model: nn.Module, anatomy: Anatomy, maps: Mapping
 def check_branch(card: Card) -> None:
     """Branches that copy the last stage give scores of their classes; or zoo refuses them, with a reason."""
     need_values(card)
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     anatomy = anatomy_of(model)
     _need_images(card, anatomy)
     if anatomy.main is None:

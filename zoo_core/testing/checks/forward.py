@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
@@ -33,6 +32,7 @@ from zoo_core.testing.under_test import (
     need_values,
     only_shapes,
 )
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _check_batch(card: Card, model: nn.Module) -> None:
     )
     if other is not None:  # noise on the parameters of some makes them amplify their rounding, which is smaller here
         with suppress(RuntimeError):  # a model that makes tensors of float32
-            other = _difference(card, copy.deepcopy(model).double(), x.double())
+            other = _difference(card, duplicate(model).double(), x.double())
     if other is not None:
         with torch.no_grad():
             one, two = (scores_of(model, *arguments(card, x)) for _ in range(2))
@@ -281,7 +281,7 @@ def check_compile(card: Card) -> None:
     need_values(card)
     if card.task in DETECTORS:
         raise NotChecked(f"{card.id} is a detector: torch.compile leaves its choice of boxes to Python")
-    x, model = inputs_of(card), copy.deepcopy(model_under_test(card))
+    x, model = inputs_of(card), duplicate(model_under_test(card))
     if anatomy_of(model).heads:
         swap_head(model, NUM_CLASSES, seed=0)
     own = resolve_name(card.build)(**card.options).eval()
@@ -291,7 +291,7 @@ def check_compile(card: Card) -> None:
         breaks[0] <= breaks[1],
         f"{card.id}: {breaks[0]} graph breaks under torch.compile, and {breaks[1]} in the library's own model",
     )
-    compiled = cast("nn.Module", torch.compile(copy.deepcopy(model), backend="eager"))
+    compiled = cast("nn.Module", torch.compile(duplicate(model), backend="eager"))
     with torch.no_grad():
         ours, theirs = scores_of(compiled, *x), scores_of(model, *x)
     torch._dynamo.reset()  # noqa: SLF001 - its public way to forget what it compiled

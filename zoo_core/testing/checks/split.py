@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from itertools import islice
@@ -22,8 +21,9 @@ from zoo_core.surgery.structure import under
 from zoo_core.testing.checks.anatomy import main_of
 from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.outputs import calls_of, difference, line_of_caller, parameters_used, same, scores_of, tensors
-from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test, without_storage
+from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test
 from zoo_core.tracing.trace import trace
+from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _check_features(card: Card) -> None:
     anatomy, x = anatomy_of(model_under_test(card)), torch.zeros(1, *card.input_size, device="meta")
     if anatomy.features is None or not anatomy.stages or anatomy.indivisible:
         return
-    model = without_storage(model_under_test(card))
+    model = without_values(model_under_test(card))
     stage, label = anatomy.stages[-1], f"{card.id}: Anatomy.features"
     try:
         with torch.enable_grad(), MetaShapes():
@@ -151,7 +151,7 @@ def noisy(card: Card) -> nn.Module:
     A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
     it may be a variance.
     """
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     if by_shapes(card):
         return model
     generator = torch.Generator().manual_seed(0)
@@ -165,7 +165,7 @@ def noisy(card: Card) -> nn.Module:
 
 def _copy_to_split(card: Card) -> nn.Module:
     """A copy to split, with norms that know their inputs: an untrained GoogLeNet's signal dies before the head."""
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the class of those of any dimension
             module.reset_running_stats()
@@ -200,7 +200,7 @@ def check_other_inputs(card: Card) -> None:
     """
     if card.task in DETECTORS or card.task == "optical_flow":
         return
-    model = without_storage(model_under_test(card))
+    model = without_values(model_under_test(card))
     try:
         parts = nn.Sequential(*split(model))
     except ZooError:  # it cannot be split, which the check of the split says

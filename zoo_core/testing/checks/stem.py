@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -25,9 +24,9 @@ from zoo_core.testing.under_test import (
     inputs_of,
     model_under_test,
     only_shapes,
-    without_storage,
 )
 from zoo_core.utils.attributes import get_attribute, set_attribute
+from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
@@ -159,27 +158,26 @@ def _check_switches(card: Card, model: nn.Module, images: Tensor) -> None:
     flags = [name for name, value in vars(model).items() if value is False and name != "training"]
     flags = [name for name in flags if not name.startswith("_") and (scaling is None or name != scaling.switch)]
     for name in flags:
-        one, many = without_storage(model), without_storage(model_under_test(card))
-        setattr(one, name, True)
-        setattr(many, name, True)
-        x = example(card)
-        if _runs(many, arguments(card, x)) and not _runs(one, arguments(card, images)):
+        fails = _fails_with(name, model, arguments(card, images))
+        if fails and not _fails_with(name, model_under_test(card), arguments(card, example(card))):
             raise NonConformance(
                 f"{card.id}: with {name} on, forward fails with in_channels={images.shape[1]}, and it does not with "
-                f"{x.shape[1]}",
+                f"{card.input_size[0]}",
                 cause="it computes something of each channel by its number before the stem",
                 hint=f"Anatomy(..., scaling=InputScaling({name!r}, scale=..., shift=..., norm=...)) says what",
             )
 
 
-def _runs(model: nn.Module, given: tuple[Any, ...]) -> bool:
-    """Whether a model without values runs on what a check of the stem gives it."""
+def _fails_with(flag: str, model: nn.Module, given: tuple[Any, ...]) -> bool:
+    """Whether a copy without values, of which this flag is on, fails on what a check of the stem gives it."""
+    bare = without_values(model)
+    setattr(bare, flag, True)
     try:
         with torch.no_grad(), MetaShapes():
-            model(*tree_map(lambda each: each.to("meta") if isinstance(each, torch.Tensor) else each, given))
+            bare(*tree_map(lambda each: each.to("meta") if isinstance(each, torch.Tensor) else each, given))
     except Exception:  # noqa: BLE001 - however it refuses
-        return False
-    return True
+        return True
+    return False
 
 
 def _channel_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
@@ -204,7 +202,7 @@ def _check_scaling(card: Card, x: Tensor) -> None:
     count = x.shape[1]
     counted = f"{label} has {len(scaling.scale)} numbers for images of {count} channels"
     require(len(scaling.scale) == count, counted)
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     switch = get_attribute(model, scaling.switch)
     require(isinstance(switch, bool), f"{label}: its switch {scaling.switch!r} is {switch!r}, and neither on nor off")
     norm = dict(model.named_modules()).get(scaling.norm)
@@ -244,10 +242,10 @@ def _noted(module: nn.Module, given: list[Tensor]) -> Iterator[None]:
 def _adapted(card: Card, channels: int) -> nn.Module:
     """A copy of the model whose stem was adapted to another number of channels."""
     try:
-        return adapt_stem(copy.deepcopy(model_under_test(card)), channels, seed=0)
+        return adapt_stem(duplicate(model_under_test(card)), channels, seed=0)
     except NotSupported:
         if not by_shapes(card):  # a stem that cannot keep its responses takes fresh filters
-            return adapt_stem(copy.deepcopy(model_under_test(card)), channels, policy="random", seed=0)
+            return adapt_stem(duplicate(model_under_test(card)), channels, policy="random", seed=0)
     # It has to be run as far as its stem to see which input comes from which channel. The rest of its memory stays
     # untouched, whatever size it has.
     model = construct(card, card.options, values=False).eval()

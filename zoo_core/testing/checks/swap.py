@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import same, scores_of, tensors
 from zoo_core.testing.under_test import DETECTORS, inputs_of, model_under_test
 from zoo_core.utils.attributes import get_attribute
+from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ _COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes")
 
 def check_swap(card: Card) -> None:
     """A swap to 9 classes changes head keys only, aux heads and repeated class counts included."""
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     main_of(card, model)
     _check_prior(card)
     sites = [head.path for head in anatomy_of(model).heads]
@@ -202,7 +202,7 @@ def _gives_old(card: Card, model: nn.Module) -> bool:
     outputs = []
     for training in (False, True):
         with torch.no_grad():
-            ran = copy.deepcopy(model).train(training)(*inputs_of(card, train=training))
+            ran = duplicate(model).train(training)(*inputs_of(card, train=training))
             outputs += [*tensors(ran)] or [*tensors(anatomy_of(model).scores_in(ran))]
     return any(card.num_classes in output.shape[1:] for output in outputs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.outputs import difference, same, scores_of, tensors
 from zoo_core.testing.under_test import arguments, example, inputs_of, model_under_test, need_values
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _WithoutChance(TorchFunctionMode):
 
 def check_freeze(card: Card) -> None:
     """With another head and a frozen backbone gradients reach the head alone, and all scores are of its classes."""
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     main_of(card, model)
     swap_head(model, NUM_CLASSES, seed=0)
     sites = [head.path for head in anatomy_of(model).heads]
@@ -158,7 +158,7 @@ def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
 def check_norms(card: Card) -> None:
     """Frozen norms stay as they are through ``train()`` and a forward pass: no running statistic moves."""
     need_values(card)
-    model = copy.deepcopy(model_under_test(card))
+    model = duplicate(model_under_test(card))
     freeze(model, "backbone" if anatomy_of(model).heads else "all")
     model.train()
     modules = dict(model.named_modules())

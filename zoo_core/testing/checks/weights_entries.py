@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from contextlib import suppress
@@ -29,8 +28,8 @@ from zoo_core.testing.under_test import (
     arguments,
     by_shapes,
     model_under_test,
-    without_storage,
 )
+from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
 
@@ -121,7 +120,7 @@ def _check_crop(card: Card, weights: Weights) -> None:
     crop = weights.preprocessing.crop
     if crop is None or len(card.input_size) != _IMAGE or tuple(crop) == card.input_size[1:] or card.task in DETECTORS:
         return
-    bare = without_storage(_model_for(card, weights))
+    bare = without_values(_model_for(card, weights))
     errors = {}
     for size in (card.input_size[1:], crop):
         with torch.no_grad(), MetaShapes():
@@ -177,7 +176,7 @@ def _check_conversion(label: str, weights: Weights, model: nn.Module) -> None:
     _check_other_classes(label, weights.convert, own, model, heads)
     try:
         load_state(
-            copy.deepcopy(model),
+            duplicate(model),
             state,
             ignore=weights.ignore,
             replaceable=heads,  # the file may have other classes than the model: a row more, for the background
@@ -244,7 +243,7 @@ def _with_zeros(label: str, model: nn.Module) -> nn.Module:
         zeros = torch.zeros_like(tensor, device="cpu")
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(zeros, requires_grad=tensor.requires_grad) if is_parameter else zeros
-    return copy.deepcopy(model, memo)
+    return duplicate(model, memo)
 
 
 def _other_values(layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
