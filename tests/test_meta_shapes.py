@@ -31,6 +31,15 @@ GOOD: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "batch_norm": (_norm, MAPS),
     "layer_norm": (lambda x: F.layer_norm(x, (6,)), TOKENS),
     "linear": (lambda x: F.linear(x, _numbers(9, 6), _numbers(9)), TOKENS),
+    "convolution": (lambda x: F.conv2d(x, _numbers(9, 6, 3, 3), _numbers(9), 2, 1), MAPS),
+    "convolution_of_groups": (lambda x: F.conv2d(x, _numbers(6, 1, 2, 3), None, (1, 2), (1, 0), 2, groups=6), MAPS),
+    "convolution_by_name": (lambda x: F.conv2d(x, weight=_numbers(9, 6, 1, 1), bias=_numbers(9), stride=[2]), MAPS),
+    "convolution_same": (lambda x: F.conv2d(x, _numbers(9, 6, 3, 3), padding="same"), MAPS),
+    "convolution_of_tokens": (lambda x: F.conv1d(x, _numbers(4, 7, 3), padding=1), TOKENS),
+    "convolution_of_one_image": (lambda x: F.conv2d(x[0], _numbers(9, 6, 3, 3)), MAPS),
+    "sigmoid": (torch.sigmoid, MAPS),
+    "sigmoid_of_integers": (lambda x: x.long().sigmoid(), MAPS),
+    "hardswish": (F.hardswish, MAPS),
     "relu": (lambda x: F.relu(x, inplace=True), MAPS),
     "gelu": (lambda x: F.gelu(x, approximate="tanh"), TOKENS),
     "normalize": (lambda x: F.normalize(x, dim=-1), HEADS),
@@ -53,6 +62,8 @@ GOOD: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "sum_channels": (lambda x: torch.add(x, _numbers(6, 1, 1)), MAPS),
     "sum_wider": (lambda x: _numbers(6, 1, 1) + x, MAPS),
     "product": (lambda x: x * _numbers(2, 1, 1, 5), MAPS),
+    "product_wider": (lambda x: _numbers(2, 1, 1, 5) * x, MAPS),
+    "product_wider_both_ways": (lambda x: _numbers(2, 6, 1, 1) * x[:, :1], MAPS),
     "product_double": (lambda x: x * _numbers(6).double(), TOKENS),
     "product_of_integers": (lambda x: x.long() * 0.5, TOKENS),
     "power": (lambda x: x.pow(2), MAPS),
@@ -66,6 +77,8 @@ BAD: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "batch_norm": (lambda x: _norm(x, 5), MAPS),
     "layer_norm": (lambda x: F.layer_norm(x, (7,)), TOKENS),
     "linear": (lambda x: F.linear(x, _numbers(9, 5)), TOKENS),
+    "convolution": (lambda x: F.conv2d(x, _numbers(9, 5, 3, 3)), MAPS),
+    "convolution_larger_than_the_map": (lambda x: F.conv2d(x, _numbers(9, 6, 5, 5)), MAPS),
     "attention_keys": (lambda x: F.scaled_dot_product_attention(x, x[..., :2], x), HEADS),
     "attention_values": (lambda x: F.scaled_dot_product_attention(x, x, x[..., :5, :]), HEADS),
     "attention_mask": (lambda x: _attention(x, 1, 3, 16, 16), HEADS),
@@ -125,7 +138,7 @@ def test_a_layer_lays_its_output_out_as_torch_does(layer: str, order: tuple[int,
 def test_a_gradient_goes_through_a_layer(layer: str) -> None:
     run, shape = GOOD[layer]
     x = _numbers(*shape).requires_grad_()
-    if layer == "product_of_integers":
+    if "of_integers" in layer:
         pytest.skip("integers have no gradient")
     with MetaShapes():
         run(x.clone()).sum().backward()
@@ -135,6 +148,7 @@ def test_a_gradient_goes_through_a_layer(layer: str) -> None:
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 9), TOKENS),
+    "convolution": (lambda: nn.Conv2d(6, 9, 3), MAPS),
     "batch_norm": (lambda: nn.BatchNorm2d(6), MAPS),
     "group_norm": (lambda: nn.GroupNorm(2, 6), MAPS),
     "layer_norm": (lambda: nn.LayerNorm(6), TOKENS),
@@ -179,7 +193,21 @@ ROWS = (4, 6)
 
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("asks", ["all", "input", "weight"])
-@pytest.mark.parametrize("layer", ["linear", "batch_norm", "layer_norm", "relu", "gelu", "product", "sum"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "linear",
+        "convolution",
+        "batch_norm",
+        "layer_norm",
+        "relu",
+        "gelu",
+        "sigmoid",
+        "hardswish",
+        "product",
+        "sum",
+    ],
+)
 def test_what_is_written_to_before_the_gradients_is_refused_where_torch_refuses_it(
     layer: str, asks: str, write: str
 ) -> None:
@@ -194,10 +222,13 @@ def test_what_is_written_to_before_the_gradients_is_refused_where_torch_refuses_
 
     make: dict[str, Callable[[], nn.Module]] = {
         "linear": lambda: nn.Linear(6, 6),
+        "convolution": lambda: nn.Conv1d(4, 4, 3),
         "batch_norm": lambda: nn.BatchNorm1d(6),
         "layer_norm": lambda: nn.LayerNorm(6),
         "relu": lambda: Around(lambda _, x: F.relu(x)),
         "gelu": lambda: Around(lambda _, x: F.gelu(x)),
+        "sigmoid": lambda: Around(lambda _, x: x.sigmoid()),
+        "hardswish": lambda: Around(lambda _, x: F.hardswish(x)),
         "product": lambda: Around(lambda module, x: x * module.weight),
         "sum": lambda: Around(lambda module, x: x + module.weight),
     }

@@ -8,8 +8,9 @@ would refuse is left to torch, which has the words.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -20,16 +21,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _HEADS_APART = 4
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 class MetaShapes(TorchFunctionMode):
     """Inside the block, frequent layers on the meta device give their shapes at once, and gradients flow through them.
+
+    Inside another such block it does nothing more: each mode is given every look at a shape or a dtype.
 
     Example:
         >>> with torch.no_grad(), MetaShapes():
         ...     torch.nn.BatchNorm2d(3, device="meta").eval()(torch.empty(2, 3, 8, 8, device="meta")).shape
         torch.Size([2, 3, 8, 8])
     """
+
+    def __enter__(self) -> Self:
+        """Begin the block."""
+        self._token = None if _inside.get() else _inside.set(True)
+        return self if self._token is None else super().__enter__()  # type: ignore[no-untyped-call]  # torch has no types there
+
+    def __exit__(self, *error: object) -> None:
+        """End the block."""
+        if self._token is not None:
+            _inside.reset(self._token)
+            super().__exit__(*error)  # type: ignore[no-untyped-call]  # as above
 
     def __torch_function__(
         self,
@@ -39,6 +54,8 @@ class MetaShapes(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer for a function of torch."""
+        if function not in _RULES:  # as most are, looks at shapes among them
+            return function(*args, **(kwargs or {}))
         return with_meta_shapes(function, args, kwargs or {})
 
 
@@ -98,6 +115,11 @@ def _like(x: Tensor, *_: object, inplace: bool = False, **__: object) -> Tensor:
     return x if inplace else _empty(x)
 
 
+def _sigmoid(x: Tensor) -> Tensor | None:
+    """The shape of a sigmoid on the meta device; that of integers is of another dtype."""
+    return _empty(x) if x.is_floating_point() else None
+
+
 def _empty(x: Tensor) -> Tensor:
     """An output of the shape and the layout of an input on the meta device; torch finds that of any input, slowly."""
     if x.is_contiguous():
@@ -146,6 +168,33 @@ def _group_norm(x: Tensor, num_groups: int, *_: object, **__: object) -> Tensor 
     return _empty(x) if x.is_contiguous() and x.dim() > 1 and x.shape[1] % num_groups == 0 else None
 
 
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """The shape of a convolution on the meta device, where torch lays it out without gaps whatever its input is."""
+    if isinstance(padding, str):
+        return None
+    axes = weight.dim() - 2
+    steps, pads, gaps = ([each] * axes if isinstance(each, int) else each for each in (stride, padding, dilation))
+    if not len(steps) == len(pads) == len(gaps) == axes or min(*steps, *gaps) < 1 or min(pads) < 0:
+        return None
+    fits = x.dim() == weight.dim() and x.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
+    fits = fits and (bias is None or bias.shape == weight.shape[:1]) and x.numel() > 0
+    if not fits or any(each is not None and each.dtype is not x.dtype for each in (weight, bias)):
+        return None
+    sides = [
+        (side + 2 * pad - gap * (size - 1) - 1) // step + 1
+        for side, size, step, pad, gap in zip(x.shape[2:], weight.shape[2:], steps, pads, gaps, strict=True)
+    ]
+    return torch.empty((len(x), len(weight), *sides), dtype=x.dtype, device=x.device) if min(sides) > 0 else None
+
+
 def _linear(x: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor | None:
     """The shape that a linear layer gives without values, found fast and without torch's own rules."""
     fits = x.shape[-1] == weight.shape[1]
@@ -171,14 +220,23 @@ def _attention(
 
 
 def _sum(x: Tensor, other: object, **others: object) -> Tensor | None:
-    """The shape of a sum or a product on the meta device, where it is that of the first operand."""
-    if isinstance(other, Tensor):
-        sides = zip(reversed(x.shape), reversed(other.shape), strict=False)
-        fits = other.dim() <= x.dim() and all(own in (1, side) for side, own in sides)
-        fits = fits and other.is_meta and other.dtype is x.dtype
-    else:
-        fits = type(other) in (int, float) and x.is_floating_point()
-    return _empty(x) if fits and not others and _is_dense(x) else None
+    """The shape of a sum or a product on the meta device, where it is that of one of the operands."""
+    if not isinstance(other, Tensor):
+        return (
+            _empty(x) if type(other) in (int, float) and x.is_floating_point() and not others and _is_dense(x) else None
+        )
+    if others or not other.is_meta or other.dtype is not x.dtype:
+        return None
+    if _holds(x.shape, other.shape):
+        return _empty(x) if _is_dense(x) else None
+    fits = _holds(other.shape, x.shape) and x.is_contiguous() and other.is_contiguous()
+    return _empty(other) if fits else None
+
+
+def _holds(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether an operand of the other shape is expanded to the first one on the meta device."""
+    sides = zip(reversed(shape), reversed(other), strict=False)
+    return len(other) <= len(shape) and all(own in (1, side) for side, own in sides)
 
 
 def _power(x: Tensor, exponent: object) -> Tensor | None:
@@ -203,6 +261,8 @@ _RULES: Mapping[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.rms_norm: _layer_norm,
     F.group_norm: _group_norm,
     F.linear: _linear,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
+    **dict.fromkeys((Tensor.sigmoid, torch.sigmoid), _sigmoid),
     F.scaled_dot_product_attention: _attention,
     **dict.fromkeys((Tensor.add, Tensor.sub, Tensor.mul, torch.add, torch.sub, torch.mul), _sum),
     **dict.fromkeys((Tensor.pow, torch.pow), _power),
@@ -257,12 +317,16 @@ def _kept_by_attention(
 
 
 _KEPT: Mapping[Callable[..., Any], Callable[..., Sequence[object]]] = {
-    F.relu: lambda output, *_, **__: (output,),
-    **dict.fromkeys((F.gelu, F.silu, Tensor.pow, torch.pow), lambda _, x, *__, **___: (x,)),
+    **dict.fromkeys((F.relu, Tensor.sigmoid, torch.sigmoid), lambda output, *_, **__: (output,)),
+    **dict.fromkeys(
+        (F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.relu6, F.hardtanh, F.normalize, Tensor.pow, torch.pow),
+        lambda _, x, *__, **___: (x,),
+    ),
     F.batch_norm: _kept_by_batch_norm,
     F.layer_norm: _kept_by_layer_norm,
     **dict.fromkeys((F.rms_norm, F.group_norm), _kept_by_norm),
     F.linear: _kept_by_linear,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), lambda _, x, weight, *__, **___: (x, weight)),
     **dict.fromkeys((Tensor.mul, torch.mul), _kept_by_product),
     F.scaled_dot_product_attention: _kept_by_attention,
     **dict.fromkeys((Tensor.add, Tensor.sub, Tensor.mean, torch.add, torch.sub, torch.mean), lambda *_, **__: ()),
