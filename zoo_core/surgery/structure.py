@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ def structure_of(model: nn.Module, opened: Iterable[str] = ()) -> Structure:
     """
     shapes: dict[str, tuple[int, ...] | None] = {}
     kinds: dict[str, str] = {}
-    _note(model, "", shapes, kinds)
+    with torch._C.DisableTorchFunction():  # noqa: SLF001 - a mode would be asked for each shape, in three times the time
+        _note(model, "", shapes, kinds)
     settings = tuple((f"{path}.{name}", value) for path in opened for name, value in _settings(model, path))
     return Structure(shapes, kinds, name_of_forward(model), settings)
 
@@ -166,6 +168,16 @@ def under(name: str, path: str) -> bool:
     """
     name, path = as_before_compile(name), as_before_compile(path)
     return name == path or name.startswith(f"{path}.")
+
+
+def paths_around(name: str) -> Iterator[str]:
+    """The paths of a model's structure that a tensor is :func:`under`, the outermost first, and its own name.
+
+    Example:
+        >>> [*paths_around("layer1._orig_mod.0.weight")]
+        ['layer1', 'layer1.0', 'layer1.0.weight']
+    """
+    return accumulate(as_before_compile(name).split("."), "{}.{}".format)
 
 
 def as_before_compile(name: str) -> str:

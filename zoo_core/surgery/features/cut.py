@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from zoo_core.surgery.features.forward import recompose, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced, with_unsaved_buffers
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
-from zoo_core.surgery.structure import WALKED, under
+from zoo_core.surgery.structure import WALKED, as_before_compile, paths_around, under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 
@@ -38,14 +39,17 @@ def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] 
         gone: Says of a depth, as :func:`~zoo_core.surgery.select.depths` counts it, whether it is left out.
         keep: Paths that stay, whatever their depth.
     """
-    by_depth = depths(model)
+    depths_inside: dict[str, set[int]] = defaultdict(set)
+    for tensor, depth in depths(model).items():
+        for path in paths_around(tensor):
+            depths_inside[path].add(depth)
     stages = anatomy_of(model).stages
     bare_layers = {path for i, stage in enumerate(stages, 1) if gone(i) for path in stage.modules}
 
     def visit(parent: nn.Module, start: str) -> Iterator[str]:
         for name, child in parent.named_children():
             path = f"{start}{name}"
-            inside = [depth for tensor, depth in by_depth.items() if under(tensor, path)]
+            inside = depths_inside.get(as_before_compile(path), ())
             kept = any(under(each, path) for each in keep)
             if isinstance(child, WALKED):  # a forward walks through them, and may do so early
                 yield from visit(child, f"{path}.")
