@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+import torchvision
 from support.architectures import (
     every_architecture_that_combines_heads,
     every_architecture_with_one_head,
@@ -196,9 +197,10 @@ def test_it_compiles_without_a_graph_break():
 
 def test_a_trunk_that_is_no_chain_of_modules_is_tapped():
     torch._dynamo.reset()
-    model, x = model_under_test("torchvision/vit_b_32")
-    front = zoo.features(model, x, at="encoder_layer_5")["encoder_layer_5"]
-    zoo.branch(model, at="encoder_layer_6", heads=HEADS)
+    model, x = torchvision.models.VisionTransformer(32, 16, 3, 4, 32, 64, num_classes=6), torch.rand(2, 3, 32, 32)
+    zoo.adopt(model.eval(), family="torchvision")
+    front = zoo.features(model, x, at="encoder_layer_1")["encoder_layer_1"]
+    zoo.branch(model, at="encoder_layer_2", heads=HEADS)
     assert torch.equal(zoo.anatomy(model).features(model, x), front)
     compiled = torch.compile(model, fullgraph=True, backend="eager")(x)
     assert all(torch.equal(compiled[name], scores) for name, scores in model(x).items())

@@ -175,6 +175,9 @@ def _of_another_size(
     if not option or not odd or len(odd) > len(own) // 2 or not all("pos" in name for name in odd):
         return None
     shapes = f"{odd[0]} is {[*state[odd[0]].shape]} in the file, and {[*own[odd[0]]]} here"
+    if option in metadata_of(model).options:
+        cause = f"the table of positions is of images of another size than {option!r} says: {shapes}"
+        return cause, f"leave {option!r} out of options: the model is then built for the images of the file"
     cause = f"the table of positions is of images of another size, which are not square: {shapes}"
     return cause, f'options={{"{option}": (HEIGHT, WIDTH)}} builds the model for them'
 

@@ -11,6 +11,7 @@ from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import NotSupported, Unreadable, UsageError
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.image_size import built_image_size
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import Edit, attach, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
@@ -20,6 +21,7 @@ from zoo_core.weights.trust.lock import held_tag
 if TYPE_CHECKING:
     from torch import nn
 
+    from zoo_core.contract.card import Card
     from zoo_core.surgery.metadata import Metadata
 
 
@@ -116,6 +118,9 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
         UsageError: It has not one mean and std for each channel, or is no preprocessing.
     """
     result = _as_preprocessing(preprocessing)
+    if isinstance(preprocessing, str):
+        card, _ = current_zoo().resolve(preprocessing)
+        result = _for_built_size(model, Numbers(result, card.task), card)
     channels = example_input(model).shape[1]
     edits = [edit for edit in metadata_of(model).edits if edit.verb == "adapt_stem"]
     if isinstance(preprocessing, str) and edits and len(result.mean) != channels:
@@ -161,7 +166,17 @@ def numbers_of(model: nn.Module | str) -> Numbers:
     result = _current_preprocessing(known.preprocessing, known.edits)
     if result is None:
         raise _no_preprocessing(known)
+    if known.card and not any(edit.verb == _VERB for edit in known.edits):
+        result = _for_built_size(model, Numbers(result, task), known.card)
     return Numbers(result, task)
+
+
+def _for_built_size(model: nn.Module, numbers: Numbers, card: Card) -> Preprocessing:
+    """A card's preprocessing for a model whose constructor was told of images of another size: it takes no others."""
+    known = metadata_of(model)
+    sides = built_image_size(unwrap(model), known.anatomy, known.built_by)
+    is_other = sides is not None and sides != card.input_size[-2:] and numbers.preprocessing.crop
+    return resized(numbers, sides) if is_other else numbers.preprocessing
 
 
 def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str, Any]]) -> Preprocessing | None:

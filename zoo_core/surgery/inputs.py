@@ -9,16 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, designed_size, is_known, metadata_of, unwrap
 from zoo_core.surgery.noise import noise
 from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-
-_SIDE = 224
-"""Pixels a side that a model is tried with when nothing says what it was designed for."""
 
 
 def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: int | None = None) -> Tensor:
@@ -38,10 +34,11 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
         UsageError: ``size`` is not a row of positive numbers.
     """
     bare = unwrap(model)
-    card, kept = metadata_of(model).card, metadata_of(model).example
+    known = metadata_of(model)
+    kept = known.example
     if kept is not None and size is None and side is None:
         return _of_example(bare, kept)
-    chosen = tuple(size or (card.input_size if card else (3, _SIDE, _SIDE)))
+    chosen = tuple(size or designed_size(bare, known))
     if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
         raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
     if size is None:

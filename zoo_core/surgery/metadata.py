@@ -17,6 +17,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.head.describe import describe, describe_all
+from zoo_core.surgery.image_size import built_image_size
 from zoo_core.surgery.live_anatomy import head_is_near, reread, with_checked_split, with_live_maps, with_own_forward
 from zoo_core.surgery.structure import as_before_compile, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
@@ -105,6 +106,11 @@ class Metadata:
         if self.names or self.weights is None or any(map(self._replaces_head, self.edits)):
             return self.names
         return self.weights.class_names
+
+    @property
+    def built_by(self) -> str:
+        """Name of the family whose library made the model; empty where none did."""
+        return self.card.family if self.card else self.family
 
     def _replaces_head(self, edit: Edit) -> bool:
         sites = [head.path for head in self.anatomy.heads]
@@ -310,13 +316,24 @@ def owners_of(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name.rpartition(".")[0] for name in names)
 
 
+def designed_size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
+    """What the metadata says of the images a model was built for: its card, or its constructor where that was told.
+
+    Returns:
+        Channels of its card, rows and columns; for video what its card says.
+    """
+    size = known.card.input_size if known.card else (3, 224, 224)
+    sides = built_image_size(model, known.anatomy, known.built_by)
+    return (*size[:-2], *sides) if sides else size
+
+
 def _image_size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
     """What the metadata says of a model's images: channels, as its first layer has them now, rows and columns."""
     if known.example is not None:
         tensors = [each for each in tree_leaves(known.example) if isinstance(each, Tensor)]
         size = tuple(max(tensors, key=Tensor.dim).shape[1:]) if tensors else ()
     else:
-        size = known.card.input_size if known.card else (3, 224, 224)
+        size = designed_size(model, known)
         adapted = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
         size = (*(adapted[-1:] or size[:1]), *size[1:])
     stem = f"{known.anatomy.stem[0]}.weight" if known.anatomy.stem else ""

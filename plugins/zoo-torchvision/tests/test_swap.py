@@ -68,6 +68,7 @@ def test_an_mlp_for_a_retinanet_gives_the_scores_of_all_anchors(build):
     layers = model.head.classification_head.cls_logits
     assert layers[-1].out_channels == 81
     assert model.head.classification_head.num_classes == 9
+    model.transform.min_size = (64,)  # else it makes 800 x 800 of the image
     assert len(model([torch.rand(3, 64, 64)])) == 1
 
 

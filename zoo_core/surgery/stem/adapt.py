@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.inputs import channels_told
-from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, designed_size, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import (
     Order,
     check_response,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=nn.Module)
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_SIDE = 224
 _SIGNAL = 3
 """Axes of ``[N, C, L]``."""
 
@@ -221,10 +220,10 @@ def _first_layer(model: nn.Module, path: str) -> tuple[str, nn.Module]:
 
 def _size(model: nn.Module) -> tuple[int, ...]:
     """Rows and columns of the images that a stem is adapted with; frames before them, and one side of a signal."""
-    card, example = metadata_of(model).card, metadata_of(model).example
-    if isinstance(example, Tensor) and example.dim() >= _SIGNAL:
-        return tuple(example.shape[2:])
-    return (card.input_size[-2], card.input_size[-1]) if card else (_SIDE, _SIDE)
+    known = metadata_of(model)
+    if isinstance(known.example, Tensor) and known.example.dim() >= _SIGNAL:
+        return tuple(known.example.shape[2:])
+    return designed_size(unwrap(model), known)[-2:]
 
 
 def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScaling | None) -> Tensor:
