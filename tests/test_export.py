@@ -77,6 +77,7 @@ def test_several_heads_are_named_outputs(to, tmp_path):
 
 @pytest.mark.sweep
 @pytest.mark.extra
+@pytest.mark.filterwarnings("default")  # what an exporter says of a library's code is no reason to refuse it
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("name", dict.fromkeys(row["model"] for row in exports.rows()))
 def test_a_model_of_each_kind_is_exported_as_the_page_says(name, to):
