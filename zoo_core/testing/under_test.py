@@ -1,12 +1,15 @@
-"""What checks are made on: an untrained model, with values or shapes alone, and inputs of its task."""
+"""The model under test: untrained, with values or shapes alone; its inputs by its task, and what it gives."""
 
 from __future__ import annotations
 
 import gc
+import linecache
+import sys
 import warnings
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -15,23 +18,24 @@ from torch import nn
 
 from zoo_core.build.construct import construct
 from zoo_core.build.get import get
-from zoo_core.errors import UsageError
+from zoo_core.errors import NotSupported, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NotChecked, require
-from zoo_core.testing.process import random_states, watched, without_network
+from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
+    from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
 
-
+_OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+"""Folders of code that is not the library's."""
 _SMALL_SIDE = 64
 _FEW_FRAMES = 16
 """Of a video model that takes no smaller images than it was designed for: S3D has clips of 128 frames."""
@@ -297,3 +301,135 @@ def _draw_zeros(model: nn.Module) -> None:
     with torch.no_grad(), seeded(0):
         for parameter in (each for layer in layers for each in layer.parameters() if not each.any()):
             nn.init.normal_(parameter, std=0.1)
+
+
+def tensors(output: object) -> Iterator[Tensor]:
+    """The tensors in what a model returned: itself, or those of a tuple, a mapping or a library's output object."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for item in output.values():
+            yield from tensors(item)
+    elif isinstance(output, list | tuple):
+        for item in output:
+            yield from tensors(item)
+    elif hasattr(output, "__dict__"):
+        yield from tensors(vars(output))
+
+
+def difference(ours: Tensor, theirs: Tensor) -> str:
+    """How two outputs differ, in a few characters."""
+    if ours.shape != theirs.shape:
+        return f"shape, {tuple(ours.shape)} and {tuple(theirs.shape)}"
+    return f"{(ours - theirs).abs().max().item():.2g}"
+
+
+def scores_of(model: nn.Module, *given: Any) -> Tensor:
+    """The scores in the output of a model under test; the first of them where it gives several."""
+    return next(tensors(anatomy_of(model).scores_in(model(*given))))
+
+
+def same(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two outputs are equal bit for bit; on the meta device their shapes, and the verdict says so."""
+    if ours.is_meta:
+        only_shapes("values")
+    return ours.shape == theirs.shape and (ours.is_meta or torch.equal(ours, theirs))
+
+
+def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]:
+    """The parameters of a model under test that an output was computed with, by name: those in its graph.
+
+    Args:
+        model: The one whose parameters they are.
+        result: What it, or a part of it, gave while gradients were recorded.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> [*parameters_used(model, model[1](model[0](torch.ones(1, 2)).detach()))]
+        ['1.weight', '1.bias']
+    """
+    seen: set[Any] = set()
+    waiting = [result.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [each for each, _ in node.next_functions]
+    used = {id(node.variable) for node in seen if hasattr(node, "variable")}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in used}
+
+
+class Call(NamedTuple):
+    """Shapes of what a module in a model under test is given in a forward pass, and of its output: first of each."""
+
+    given: torch.Size
+    made: torch.Size
+
+
+def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> dict[str, Call]:
+    """What modules in a model under test are given and output in a forward pass, at the last call; none not called."""
+    seen: dict[str, Call] = {}
+
+    def note(path: str, x: tuple[Any, ...], made: object) -> None:
+        shapes = [each.shape for each in tensors((x[0], made))]
+        seen.pop(path, None)
+        seen[path] = Call(shapes[0], shapes[1])
+
+    hooks = [
+        model.get_submodule(path).register_forward_hook(lambda _, x, made, path=path: note(path, x, made))
+        for path in paths
+    ]
+    try:
+        with torch.no_grad():
+            model(*given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def line_of_caller() -> str:
+    """The line of code that calls a function of torch in a model under test, with its file; empty if none is known."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""
+
+
+def main_of(card: Card, model: nn.Module) -> Head:
+    """The main head site, as the anatomy that a check looks at says; a finding or a refusal where it says none.
+
+    Raises:
+        NotSupported: There is none, for a reason that the anatomy gives.
+        NonConformance: It gives none.
+    """
+    anatomy = anatomy_of(model)
+    if anatomy.main is not None:
+        return anatomy.main
+    require(not anatomy.heads, f"{card.id}: none of its head sites has the role 'main'")
+    require(bool(anatomy.headless), f"{card.id}: no head sites, and Anatomy.headless does not say why")
+    raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
+
+
+def inside(name: str, sites: Sequence[str]) -> bool:
+    """For the checks, whether the tensor ``name`` is inside one of an anatomy's head sites, or of other modules."""
+    return any(name.startswith(f"{site}.") for site in sites)
+
+
+def noisy(card: Card) -> nn.Module:
+    """A copy of the model under test, with noise on all that has values, so that a check shows what its split omits.
+
+    A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
+    it may be a variance.
+    """
+    model = duplicate(model_under_test(card))
+    if by_shapes(card):
+        return model
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                noise = 0.02 * torch.randn(tensor.shape, generator=generator).to(tensor)
+                tensor.add_(noise if isinstance(tensor, nn.Parameter) else noise.abs())
+    return model

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zoo_core.errors import NotSupported
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import Call, calls_of
-from zoo_core.testing.under_test import inputs_of, model_under_test
+from zoo_core.testing.under_test import Call, calls_of, inputs_of, main_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zoo_core.contract.anatomy import Head
     from zoo_core.contract.card import Card
 
@@ -141,23 +137,3 @@ def _check_site(card: Card, head: Head, call: Call) -> None:
         scores in (0, width),  # a site without classes is a place for a head
         f"{card.id}: {head.path!r} gives {width} scores, and {head.num_classes} classes{each} are {scores}",
     )
-
-
-def main_of(card: Card, model: nn.Module) -> Head:
-    """The main head site, as the anatomy that a check looks at says; a finding or a refusal where it says none.
-
-    Raises:
-        NotSupported: There is none, for a reason that the anatomy gives.
-        NonConformance: It gives none.
-    """
-    anatomy = anatomy_of(model)
-    if anatomy.main is not None:
-        return anatomy.main
-    require(not anatomy.heads, f"{card.id}: none of its head sites has the role 'main'")
-    require(bool(anatomy.headless), f"{card.id}: no head sites, and Anatomy.headless does not say why")
-    raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
-
-
-def inside(name: str, sites: Sequence[str]) -> bool:
-    """For the checks, whether the tensor ``name`` is inside one of an anatomy's head sites, or of other modules."""
-    return any(name.startswith(f"{site}.") for site in sites)

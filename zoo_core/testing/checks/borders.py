@@ -12,8 +12,7 @@ from torch import nn
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.findings import NotChecked, require
-from zoo_core.testing.outputs import tensors
-from zoo_core.testing.under_test import arguments, example, model_under_test
+from zoo_core.testing.under_test import arguments, example, model_under_test, tensors
 from zoo_core.utils.duplicate import without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
@@ -28,7 +27,7 @@ _PLACES = (slice(-2, None), slice(1, -1))
 """Where rows and columns are in the shape of a map, with the channels first or last."""
 
 
-class Run(NamedTuple):
+class ModuleRun(NamedTuple):
     """What a module of a model gave when it ran last, to see whether the border of a stage is there.
 
     Attributes:
@@ -45,7 +44,7 @@ class Run(NamedTuple):
 
 
 @contextmanager
-def noted_runs(model: nn.Module) -> Iterator[dict[str, Run]]:
+def noted_runs(model: nn.Module) -> Iterator[dict[str, ModuleRun]]:
     """Inside the block, note what each module of a model gives, by path, in the order in which they end.
 
     Example:
@@ -55,7 +54,7 @@ def noted_runs(model: nn.Module) -> Iterator[dict[str, Run]]:
         >>> {path: [*run.shape] for path, run in runs.items()}
         {'0': [1, 3], '1': [1, 3]}
     """
-    runs: dict[str, Run] = {}
+    runs: dict[str, ModuleRun] = {}
     clock = count()
 
     def note(path: str, made: object) -> None:
@@ -63,7 +62,7 @@ def noted_runs(model: nn.Module) -> Iterator[dict[str, Run]]:
         given = [*tensors(made)]
         if given:
             nodes = frozenset(each.grad_fn for each in given if each.grad_fn is not None)
-            runs[path] = Run(given[0].shape, nodes, before.first if before else now, now)
+            runs[path] = ModuleRun(given[0].shape, nodes, before.first if before else now, now)
 
     hooks = [
         module.register_forward_hook(lambda _, __, made, path=path: note(path, made))
@@ -100,22 +99,22 @@ def check_borders(card: Card) -> None:
             f"{card.id}: stage {stage.name}: {late[:1]} runs after {stage.output!r}, which is named last: name the "
             "modules in the order in which they run",
         )
-    look = Look(card, model, anatomy, runs)
+    run = ModelRun(card, model, anatomy, runs)
     for stage, later in pairwise(anatomy.stages):
-        _check_end_of_block(look, stage, later)
+        _check_end_of_block(run, stage, later)
         if stage.stride < later.stride:
-            _check_early_end(look, stage, later)
+            _check_early_end(run, stage, later)
         elif stage.stride == later.stride:
-            _check_late_end(look, stage, later)
+            _check_late_end(run, stage, later)
 
 
-class Look(NamedTuple):
-    """A model under test, and what its modules gave, to look at the borders of its stages."""
+class ModelRun(NamedTuple):
+    """One run of a model under test, with what each of its modules gave, to see where its stages end."""
 
     card: Card
     model: nn.Module
     anatomy: Anatomy
-    runs: dict[str, Run]
+    runs: dict[str, ModuleRun]
 
     def parameters_between(self, stage: Stage, later: Stage) -> list[str]:
         """Names of the parameters that the map of the later stage was computed with, not by the map of the other."""
@@ -145,7 +144,7 @@ class Look(NamedTuple):
         return any(isinstance(each, kinds) for each in self.model.get_submodule(path).modules())
 
 
-def _reached(run: Run, before: Run) -> set[int]:
+def _reached(run: ModuleRun, before: ModuleRun) -> set[int]:
     """The ids of the parameters that the map of a stage was computed with, not by the map at the border before it."""
     result: set[int] = set()
     seen, waiting = {*before.nodes}, [*(run.nodes - before.nodes)]
@@ -160,43 +159,43 @@ def _reached(run: Run, before: Run) -> set[int]:
     return result
 
 
-def _check_end_of_block(look: Look, stage: Stage, later: Stage) -> None:
+def _check_end_of_block(run: ModelRun, stage: Stage, later: Stage) -> None:
     """No stage ends inside a block, whose map is another one: what the block adds to it goes around the border."""
     parts = stage.output.split(".")
     blocks = [".".join(parts[:count]) for count in range(1, len(parts))]
-    blocks = [path for path in blocks if look.is_alike(path, stage) and not under(later.output, path)]
-    blocks = [path for path in blocks if not look.runs[path].nodes & look.runs[stage.output].nodes]
+    blocks = [path for path in blocks if run.is_alike(path, stage) and not under(later.output, path)]
+    blocks = [path for path in blocks if not run.runs[path].nodes & run.runs[stage.output].nodes]
     if not blocks:
         return
-    names = look.parameters_between(stage, later)
+    names = run.parameters_between(stage, later)
     around = [name for name in names if any(under(name, path) for path in stage.modules)]
     require(
         not around,
-        f"{look.card.id}: stage {stage.name} ends inside {blocks[-1]!r}: stage {later.name} is computed from "
+        f"{run.card.id}: stage {stage.name} ends inside {blocks[-1]!r}: stage {later.name} is computed from "
         f"{', '.join(around[:3])} beside the map of {stage.output!r}",
     )
 
 
-def _check_early_end(look: Look, stage: Stage, later: Stage) -> None:
+def _check_early_end(run: ModelRun, stage: Stage, later: Stage) -> None:
     """No module of no stage, after the border of one, gives one more map of the same shape before the next stage.
 
     Where a stage ends with a pool, that is its border, and layers after it are of the next one. A module in the next
     stage, or after the last one, may give such a map: their libraries cut GhostNets and EfficientNets so.
     """
-    if not look.has_layers(stage.output):
+    if not run.has_layers(stage.output):
         return
-    left = [path for path in look.outside(look.parameters_between(stage, later)) if look.is_alike(path, stage)]
+    left = [path for path in run.outside(run.parameters_between(stage, later)) if run.is_alike(path, stage)]
     require(
         not left,
-        f"{look.card.id}: stage {stage.name} ends before {left[:1]}, {_ALIKE}, and is in no stage: name it last in "
+        f"{run.card.id}: stage {stage.name} ends before {left[:1]}, {_ALIKE}, and is in no stage: name it last in "
         "that stage",
     )
 
 
-def _check_late_end(look: Look, stage: Stage, later: Stage) -> None:
+def _check_late_end(run: ModelRun, stage: Stage, later: Stage) -> None:
     """No stage goes on after the border where the resolution changes, with the first modules of the next stage."""
-    last = look.runs[stage.output].shape
-    shapes = {path: look.runs[path].shape for path in stage.modules[:-1] if path in look.runs and look.has_layers(path)}
+    last = run.runs[stage.output].shape
+    shapes = {path: run.runs[path].shape for path in stage.modules[:-1] if path in run.runs and run.has_layers(path)}
     larger = [
         path
         for path, shape in shapes.items()
@@ -204,6 +203,6 @@ def _check_late_end(look: Look, stage: Stage, later: Stage) -> None:
     ]
     require(
         not larger,
-        f"{look.card.id}: stage {stage.name} goes on after its resolution changes: {larger[:1]} gives larger maps than "
+        f"{run.card.id}: stage {stage.name} goes on after its resolution changes: {larger[:1]} gives larger maps than "
         f"{stage.output!r}, whose stride of {stage.stride} is that of stage {later.name}",
     )

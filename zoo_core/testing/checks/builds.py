@@ -19,11 +19,9 @@ from zoo_core.contract.anatomy import Anatomy
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of, metadata_of
 from zoo_core.surgery.structure import under
-from zoo_core.testing.files import files_left, temporary_folder
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import same, tensors
-from zoo_core.testing.process import printed, random_states, started_from, watched
-from zoo_core.testing.under_test import DETECTORS, built_with, by_shapes, inputs_of, model_under_test
+from zoo_core.testing.process import files_left, printed, random_states, started_from, temporary_folder, watched
+from zoo_core.testing.under_test import DETECTORS, built_with, by_shapes, inputs_of, model_under_test, same, tensors
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:

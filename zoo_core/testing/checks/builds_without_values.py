@@ -13,11 +13,12 @@ from zoo_core.build.construct import construct
 from zoo_core.surgery.load_state_dict import is_packed, load_state
 from zoo_core.surgery.metadata import metadata_of
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import same, scores_of
 from zoo_core.testing.under_test import (
     inputs_of,
     model_under_test,
     need_values,
+    same,
+    scores_of,
 )
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded

@@ -16,8 +16,7 @@ from zoo_core.surgery.select import depths
 from zoo_core.testing.checks.stages import check_map
 from zoo_core.testing.checks.stem import layers_in_order
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import same
-from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test, need_values
+from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test, need_values, same
 from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:

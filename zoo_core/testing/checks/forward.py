@@ -16,21 +16,24 @@ from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.split import check_other_inputs, noisy
+from zoo_core.testing.checks.split import check_other_inputs
 from zoo_core.testing.checks.swap import NUM_CLASSES
-from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import difference, line_of_caller, scores_of, tensors
-from zoo_core.testing.process import printed, random_states, started_from, watched
+from zoo_core.testing.process import files_left, printed, random_states, started_from, watched
 from zoo_core.testing.under_test import (
     DETECTORS,
     arguments,
     by_shapes,
+    difference,
     example,
     inputs_of,
+    line_of_caller,
     model_under_test,
     need_values,
+    noisy,
     only_shapes,
+    scores_of,
+    tensors,
 )
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded

@@ -18,10 +18,23 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.structure import under
-from zoo_core.testing.checks.anatomy import main_of
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import calls_of, difference, line_of_caller, parameters_used, same, scores_of, tensors
-from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test
+from zoo_core.testing.under_test import (
+    DETECTORS,
+    by_shapes,
+    calls_of,
+    difference,
+    example,
+    inputs_of,
+    line_of_caller,
+    main_of,
+    model_under_test,
+    noisy,
+    parameters_used,
+    same,
+    scores_of,
+    tensors,
+)
 from zoo_core.tracing.trace import trace
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
@@ -143,24 +156,6 @@ def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
     shared = {id(p) for p in backbone.parameters()} & {id(p) for p in head.parameters()}
     require(not shared, f"{card.id}: backbone and head have {len(shared)} parameters in common")
     return scores.is_meta or bool((scores[0] != scores[-1]).any())
-
-
-def noisy(card: Card) -> nn.Module:
-    """A copy of the model under test, with noise on all that has values, so that a check shows what its split omits.
-
-    A scale of ones and a gate of zeros hide that a split leaves them out. No number of a buffer gets a smaller one, for
-    it may be a variance.
-    """
-    model = duplicate(model_under_test(card))
-    if by_shapes(card):
-        return model
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                noise = 0.02 * torch.randn(tensor.shape, generator=generator).to(tensor)
-                tensor.add_(noise if isinstance(tensor, nn.Parameter) else noise.abs())
-    return model
 
 
 def _copy_to_split(card: Card) -> nn.Module:

@@ -13,8 +13,7 @@ from zoo_core.surgery.select import WORDS
 from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.surgery.structure import under
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import tensors
-from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test
+from zoo_core.testing.under_test import DETECTORS, arguments, example, model_under_test, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,17 +13,18 @@ from zoo_core.build.construct import construct
 from zoo_core.errors import NotSupported, ZooError
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
-from zoo_core.testing.checks.anatomy import inside
 from zoo_core.testing.checks.swap import known_arguments
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import parameters_used, tensors
 from zoo_core.testing.under_test import (
     arguments,
     by_shapes,
     example,
     inputs_of,
+    inside,
     model_under_test,
     only_shapes,
+    parameters_used,
+    tensors,
 )
 from zoo_core.utils.attributes import get_attribute, set_attribute
 from zoo_core.utils.duplicate import duplicate, without_values

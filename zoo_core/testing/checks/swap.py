@@ -15,10 +15,17 @@ from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.anatomy import inside, main_of
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import same, scores_of, tensors
-from zoo_core.testing.under_test import DETECTORS, inputs_of, model_under_test
+from zoo_core.testing.under_test import (
+    DETECTORS,
+    inputs_of,
+    inside,
+    main_of,
+    model_under_test,
+    same,
+    scores_of,
+    tensors,
+)
 from zoo_core.utils.attributes import get_attribute
 from zoo_core.utils.duplicate import duplicate
 

@@ -14,12 +14,22 @@ from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.structure import under
-from zoo_core.testing.checks.anatomy import inside, main_of
-from zoo_core.testing.checks.split import noisy
 from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.outputs import difference, same, scores_of, tensors
-from zoo_core.testing.under_test import arguments, example, inputs_of, model_under_test, need_values
+from zoo_core.testing.under_test import (
+    arguments,
+    difference,
+    example,
+    inputs_of,
+    inside,
+    main_of,
+    model_under_test,
+    need_values,
+    noisy,
+    same,
+    scores_of,
+    tensors,
+)
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 

@@ -16,18 +16,17 @@ from zoo_core.build.construct import construct
 from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.load_state_dict import load_state
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.anatomy import inside
 from zoo_core.testing.checks.builds import marks_of
-from zoo_core.testing.files import files_left
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.outputs import same
-from zoo_core.testing.process import printed, watched, without_network
+from zoo_core.testing.process import files_left, printed, watched, without_network
 from zoo_core.testing.under_test import (
     DETECTORS,
     SHAPES_ABOVE,
     arguments,
     by_shapes,
+    inside,
     model_under_test,
+    same,
 )
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
