@@ -135,7 +135,7 @@ def test_a_conversion_that_needs_values_is_given_some_where_the_rest_is_checked_
 
 
 def test_a_conversion_that_needs_values_is_not_checked_on_a_model_too_large_for_that(monkeypatch):
-    monkeypatch.setattr("zoo_core.testing.checks.weights_entries.SHAPES_ABOVE", 10)
+    monkeypatch.setattr("zoo_core.testing.checks.loading.SHAPES_ABOVE", 10)
     card = replace(toys.CARD, parameters=10**6, weights=(replace(toys.V1, convert=f"{__name__}:copied"),))
     with zoo.use(toys.zoo_of(None, card)), shapes_above(0):
         verdict = judge(check_state, card)

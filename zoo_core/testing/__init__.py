@@ -14,18 +14,19 @@ called by hand as well. Models are built untrained through ``zoo.get(..., weight
 
 from zoo_core.testing.checks.anatomy import check_in_features as check_in_features
 from zoo_core.testing.checks.anatomy import check_paths as check_paths
-from zoo_core.testing.checks.borders import check_borders as check_borders
 from zoo_core.testing.checks.builds import check_builds as check_builds
-from zoo_core.testing.checks.builds_without_values import check_values as check_values
 from zoo_core.testing.checks.card import check_card as check_card
 from zoo_core.testing.checks.copies import check_save as check_save
 from zoo_core.testing.checks.copies import check_twins as check_twins
 from zoo_core.testing.checks.features import check_branch as check_branch
-from zoo_core.testing.checks.features import check_depths as check_depths
 from zoo_core.testing.checks.features import check_features as check_features
 from zoo_core.testing.checks.forward import check_compile as check_compile
 from zoo_core.testing.checks.forward import check_forward as check_forward
+from zoo_core.testing.checks.loading import check_state as check_state
+from zoo_core.testing.checks.loading import check_values as check_values
 from zoo_core.testing.checks.split import check_split as check_split
+from zoo_core.testing.checks.stages import check_borders as check_borders
+from zoo_core.testing.checks.stages import check_depths as check_depths
 from zoo_core.testing.checks.stages import check_stages as check_stages
 from zoo_core.testing.checks.stem import check_in_channels as check_in_channels
 from zoo_core.testing.checks.stem import check_stem as check_stem
@@ -33,7 +34,6 @@ from zoo_core.testing.checks.swap import check_swap as check_swap
 from zoo_core.testing.checks.training import check_freeze as check_freeze
 from zoo_core.testing.checks.training import check_norms as check_norms
 from zoo_core.testing.checks.training import check_training as check_training
-from zoo_core.testing.checks.weights_entries import check_state as check_state
 from zoo_core.testing.choosing import CHECKS as CHECKS
 from zoo_core.testing.choosing import DEAR_CHECKS as DEAR_CHECKS
 from zoo_core.testing.conformance import Conformance as Conformance

@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Literal
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks.anatomy import check_in_features, check_paths
-from zoo_core.testing.checks.borders import check_borders
 from zoo_core.testing.checks.builds import check_builds
-from zoo_core.testing.checks.builds_without_values import check_values
 from zoo_core.testing.checks.card import check_card
 from zoo_core.testing.checks.copies import check_save, check_twins
-from zoo_core.testing.checks.features import check_branch, check_depths, check_features
+from zoo_core.testing.checks.features import check_branch, check_features
 from zoo_core.testing.checks.forward import check_compile, check_forward
+from zoo_core.testing.checks.loading import check_state, check_values
 from zoo_core.testing.checks.split import check_split
-from zoo_core.testing.checks.stages import check_stages
+from zoo_core.testing.checks.stages import check_borders, check_depths, check_stages
 from zoo_core.testing.checks.stem import check_in_channels, check_stem
 from zoo_core.testing.checks.swap import check_swap
 from zoo_core.testing.checks.training import check_freeze, check_norms, check_training
-from zoo_core.testing.checks.weights_entries import check_state
 from zoo_core.testing.under_test import forget, model_under_test, shapes_above
 from zoo_core.text import close_matches, did_you_mean
 

@@ -21,6 +21,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
+from zoo_core.testing.checks.features import _IMAGE
 from zoo_core.testing.findings import NotChecked, require
 from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.duplicate import duplicate
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.contract.anatomy import Head
+    from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.contract.card import Card
 
 _OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
@@ -203,6 +204,14 @@ def need_values(card: Card) -> None:
         only_shapes(card.id)
         limit = f"{_shapes_above.get():,} parameters" if _shapes_above.get() > 0 else "no parameters at all"
         raise NotChecked(f"{card.id} is looked at by its shapes alone, as all models of more than {limit}")
+
+
+def need_stages(card: Card, anatomy: Anatomy) -> None:
+    """Skip a model under test without stages, or that is not called with one batch of images."""
+    if card.task in DETECTORS or card.task == "optical_flow" or len(card.input_size) < _IMAGE:
+        raise NotChecked(f"{card.id} is not called with one batch of images")
+    if not anatomy.stages:
+        raise NotChecked(f"{card.id} has no stages")
 
 
 class Built(NamedTuple):

@@ -1,8 +1,11 @@
-"""The checks of the verbs that cut a model at its stages: maps of the stages, its front, an encoder and branches."""
+"""The checks of features: maps of the stages, and the verbs that cut a model there: its front, encoder, branches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import gc
+import weakref
+from math import prod
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -11,22 +14,35 @@ from zoo_core.surgery.features.branch import branch
 from zoo_core.surgery.features.cut import truncate
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.features.extract import features
+from zoo_core.surgery.features.split import split
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.surgery.select import depths
+from zoo_core.surgery.structure import under
 from zoo_core.testing.checks.stages import check_map
-from zoo_core.testing.checks.stem import layers_in_order
-from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.under_test import DETECTORS, by_shapes, example, inputs_of, model_under_test, need_values, same
-from zoo_core.utils.duplicate import duplicate
+from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.under_test import (
+    by_shapes,
+    example,
+    model_under_test,
+    need_stages,
+    need_values,
+    parameters_used,
+    same,
+    tensors,
+)
+from zoo_core.utils.duplicate import duplicate, without_values
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
-    from zoo_core.contract.anatomy import Anatomy, Stage
+    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
 
+_MAP_AXES = 3
+_STEPS = 4
+"""Of a map, at least, that is one place only where it was pooled."""
 _BRANCHES = {"one": 3, "other": 5}
 _BEFORE = "modules that run before the cut are named in no stage, or in a later one"
 _TOKEN_AXES = 3
@@ -35,37 +51,10 @@ _IMAGE = 3
 _MOST_OTHER_TOKENS = 16
 
 
-def check_depths(card: Card) -> None:
-    """Layers run in order of the depths a model is cut by: none between two stages is of neither, or of a later one."""
-    model, stages = model_under_test(card), anatomy_of(model_under_test(card)).stages
-    _need_images(card, anatomy_of(model))
-    last = len(stages) + 1  # heads run in any order, and what is before one of several after another
-    by_layer = {name.rpartition(".")[0]: min(depth, last) for name, depth in depths(model).items()}
-    order = [path for path in layers_in_order(model, inputs_of(card)) if path in by_layer]
-    for place, path in enumerate(order):
-        early = next((other for other in order[place + 1 :] if by_layer[other] < by_layer[path]), None)
-        if early is not None:
-            raise _not_by_depth(card, stages, path, by_layer[path], early, by_layer[early])
-
-
-def _not_by_depth(
-    card: Card, stages: tuple[Stage, ...], path: str, depth: int, early: str, earlier_depth: int
-) -> NonConformance:
-    """Finding of the check of features that a layer runs before another one, though its depth is later."""
-    parts = ["the stem", *(f"stage {stage.name}" for stage in stages), "what comes after the stages"]
-    return NonConformance(
-        f"{card.id}: {path!r} runs before {early!r}, and its depth is later: it counts to {parts[depth]}, and "
-        f"{early!r} to {parts[earlier_depth]}",
-        cause="a layer that no stage names counts to what is registered before it, and to the end of the model where "
-        "nothing of a stage is registered after it",
-        hint=f"name it in the modules of the stage it runs in: Stage(..., modules=({path!r}, ...))",
-    )
-
-
 def check_features(card: Card) -> None:
     """``zoo.features``, ``zoo.truncate`` and ``zoo.encoder`` give one map a stage, and the same one."""
     model, anatomy = model_under_test(card), anatomy_of(model_under_test(card))
-    _need_images(card, anatomy)
+    need_stages(card, anatomy)
     x = example(card, batch=1)
     with torch.no_grad():
         maps = features(model, x)
@@ -96,14 +85,6 @@ def _check_reads(card: Card, model: nn.Module, anatomy: Anatomy, x: Tensor) -> N
             gradient is not None and bool(gradient.any()),
             f"{card.id}: no gradient of stage {stage.name} reaches the image: its read detaches or loses the map",
         )
-
-
-def _need_images(card: Card, anatomy: Anatomy) -> None:
-    """Skip a model that features cannot be cut from: it is not called with one batch of images, or has no stages."""
-    if card.task in DETECTORS or card.task == "optical_flow" or len(card.input_size) < _IMAGE:
-        raise NotChecked(f"{card.id} is not called with one batch of images")
-    if not anatomy.stages:
-        raise NotChecked(f"{card.id} has no stages")
 
 
 def _run_verb(card: Card, what: str, run: Callable[[], Any], cause: str = _BEFORE) -> Any:
@@ -147,7 +128,7 @@ def check_branch(card: Card) -> None:
     need_values(card)
     model = duplicate(model_under_test(card))
     anatomy = anatomy_of(model)
-    _need_images(card, anatomy)
+    need_stages(card, anatomy)
     if anatomy.main is None:
         raise NotSupported(f"{card.id} has no head", cause=anatomy.headless)
     last = anatomy.stages[-1].name
@@ -161,4 +142,47 @@ def check_branch(card: Card) -> None:
     require(
         shapes == {name: (2, count) for name, count in _BRANCHES.items()},
         f"{card.id}: branches of {_BRANCHES} classes give scores of {shapes}",
+    )
+
+
+def check_last_map(card: Card) -> None:
+    """``Anatomy.features`` gives the last map: all of the last stage is in it, and it was not pooled."""
+    anatomy, x = anatomy_of(model_under_test(card)), torch.zeros(1, *card.input_size, device="meta")
+    if anatomy.features is None or not anatomy.stages or anatomy.indivisible:
+        return
+    model = without_values(model_under_test(card))
+    stage, label = anatomy.stages[-1], f"{card.id}: Anatomy.features"
+    try:
+        with torch.enable_grad(), MetaShapes():
+            given = [*tensors(cast("Any", split(model)[0]).features(x))]
+    except Exception:  # noqa: BLE001 - it needs values, or the check of the split says what is wrong
+        return
+    shape = [*given[0].shape]
+    small = min(x.shape[-2:]) < _STEPS * stage.stride
+    pooled = len(shape) < _MAP_AXES or (len(shape) > _MAP_AXES and prod(shape[2:]) == 1 and not small)
+    require(not pooled, f"{label} gives {shape}, and no map or tokens: what pools them belongs into Anatomy.pool")
+    used = {name for each in given for name in parameters_used(model, each)}
+    left_out = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in used and any(under(name, path) for path in stage.modules)
+    ]
+    own = [name for name, _ in model.named_parameters() if any(under(name, path) for path in stage.modules)]
+    require(
+        not used or not own or len(left_out) < len(own),
+        f"{label} leaves out stage {stage.name}: that belongs into features, and what comes after it into pool",
+    )
+
+
+def check_released(card: Card, backbone: nn.Module, x: Tensor) -> None:
+    """Check that a forward of features keeps none in memory once nothing refers to them and others were computed."""
+    with torch.no_grad(), MetaShapes():
+        kept = [weakref.ref(each) for each in tensors(backbone.features(x.clone()))]  # type: ignore[operator] # a part
+        backbone.features(x.clone())  # type: ignore[operator] # as above
+    if any(each() is not None for each in kept):
+        gc.collect()
+    require(
+        all(each() is None for each in kept),
+        f"{card.id}: what Anatomy.features computed stays in memory when others are computed: a function that it calls "
+        "keeps it",
     )
