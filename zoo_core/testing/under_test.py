@@ -21,7 +21,6 @@ from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.features import _IMAGE
 from zoo_core.testing.findings import NotChecked, require
 from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.duplicate import duplicate
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.contract.card import Card
+
+_IMAGE = 3
+"""Numbers of an input_size that has channels, rows and columns."""
 
 _OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
 """Folders of code that is not the library's."""

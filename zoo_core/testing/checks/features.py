@@ -46,8 +46,6 @@ _STEPS = 4
 _BRANCHES = {"one": 3, "other": 5}
 _BEFORE = "modules that run before the cut are named in no stage, or in a later one"
 _TOKEN_AXES = 3
-_IMAGE = 3
-"""Numbers of an input_size that has channels, rows and columns."""
 _MOST_OTHER_TOKENS = 16
 
 
