@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo_core.registry.reindex import _indexing
-from zoo_core.testing.family import check_light
+from zoo_core.testing.checks.family import check_light
 
 ROOT = Path(__file__).parents[1]
 PLANTED = ["torch", "json", "ast", "numpy", "pickle", "struct", "signal", "socket", "tempfile", "click", "rich"]

@@ -14,8 +14,8 @@ from support import reference
 
 from zoo_core.cli.check import check
 from zoo_core.testing import CHECKS
+from zoo_core.testing.checks.family import FAMILY_CHECKS
 from zoo_core.testing.choosing import short_name
-from zoo_core.testing.family import FAMILY_CHECKS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")

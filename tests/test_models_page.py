@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.testing.checks.family import FAMILY_CHECKS
 from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
-from zoo_core.testing.family import FAMILY_CHECKS
 from zoo_core.testing.reports import page
 
 TEXT = (Path(__file__).parent.parent / "docs" / "MODELS.md").read_text(encoding="utf-8")

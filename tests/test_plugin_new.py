@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from zoo_core.cli.group import zoo as commands
-from zoo_core.cli.new_plugin import traced_cards, write_plugin
+from zoo_core.cli.write_plugin import traced_cards, write_plugin
 from zoo_core.errors import UsageError, ZooError
 
 NAMES = ["acme", "acme-nets", "nets_2", "3d", "class", "import-as-2"]

@@ -8,20 +8,20 @@ import traceback
 import warnings
 from typing import Any
 
-from zoo_core.cli.console import INTERRUPTED, VERBOSITY, discard_output, open_streams
+from zoo_core.cli.console import INTERRUPTED, VERBOSITY, discard_output, open_streams, show_warning
 from zoo_core.cli.list_without_click import list_plainly
-from zoo_core.errors import ImageError, UsageError, ZooError, ZooWarning
+from zoo_core.errors import ImageError, UsageError, ZooError
 from zoo_core.text import in_one_line
 
 
 def main() -> None:
-    """Run the ``zoo`` command line, as its script and ``python -m`` both do; an error is a few lines on stderr.
+    """Run a command line of ``zoo``, that of the process; an error is a few lines on stderr.
 
     The exit code is 2 for wrong usage, 1 for a failure, output that could not be written included, and 130 after
     Ctrl-C.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started from here imports what the current folder holds
-    warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes the rest as *rest
+    warnings.showwarning = show_warning  # type: ignore[assignment]  # it takes the rest as *rest
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")  # Pillow's, of an image that is read
     open_streams()
     try:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _run() -> Any:
-    """Import and run one command of the ``zoo`` command line, and give the exit code: whatever ``sys.exit`` takes."""
+    """Import and run one command of the group ``zoo``, and give the exit code: whatever ``sys.exit`` takes."""
     try:
         if not list_plainly(sys.argv[1:]):
             from zoo_core.cli.group import zoo
@@ -65,12 +65,3 @@ def _run() -> Any:
 
 
 _NEXT = "zoo doctor imports what is installed and says what is wrong; zoo --verbose shows where this was raised"
-_usual_showwarning = warnings.showwarning
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Show zoo's warnings as the ``zoo`` command line does: on stderr, without the file and line that they are from."""
-    if issubclass(category, ZooWarning):
-        sys.stderr.write(f"zoo: warning: {message}\n")
-    else:
-        _usual_showwarning(message, category, *rest)

@@ -86,14 +86,9 @@ def check(
     With --digests no model is checked: the weights without a whole SHA-256 are fetched into the cache, trusting what
     comes first, and printed as lines for their cards. Exit code 1 says that one could not be had.
     """
-    from zoo_core.cli.check_run import (
-        Choice,
-        Run,
-        compare_with_traced,
-        installed_families,
-        read_earlier_run,
-        run_checks,
-    )
+    from zoo_core.cli.check_run import Choice, Run, compare_with_traced, run_checks
+    from zoo_core.testing.choosing import installed_families
+    from zoo_core.testing.reports import read_earlier_run
 
     files = {"json": json_file, "junit": chosen.pop("junit_file"), "markdown": chosen.pop("markdown_file")}
     choice = Choice(**chosen)
@@ -121,11 +116,15 @@ def _check_usage(family: str | None, choice: Choice, *, every: bool) -> None:
 
 def _run_digests(family: str, choice: Choice, others: Mapping[str, Any]) -> None:
     """Do what the command ``zoo check`` does with ``--digests``; exit code 1 says that a file could not be had."""
-    from zoo_core.cli.check_run import known_tasks
-    from zoo_core.testing.choosing import cards_named
+    from zoo_core.testing.choosing import cards_named, known_tasks
 
-    require_alone(f"--{name}" for name, value in others.items() if value and name != "json")
-    require_alone(option for name, option in _OF_CHECKS.items() if getattr(choice, name))
+    given = [f"--{name}" for name, value in others.items() if value and name != "json"]
+    given += [option for name, option in _OF_CHECKS.items() if getattr(choice, name)]
+    if given:
+        raise UsageError(
+            f"{given[0]} does not go with --digests, which checks no model",
+            expected="a FAMILY, globs of its models, --task and --json",
+        )
     cards = cards_named(family, choice.models, known_tasks(family, choice.tasks))
     if not print_digests(family, cards, others["json"]):
         sys.exit(1)
@@ -240,19 +239,3 @@ def _print_digest(each: Missing, artefact: Artefact) -> None:
         echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')
     else:
         echo(f'size={artefact.size},\nsha256="{artefact.sha256}",')
-
-
-def require_alone(others: Iterable[str]) -> None:
-    """Refuse options that say how models are checked: with ``--digests`` none is.
-
-    Args:
-        others: Those that were given.
-
-    Raises:
-        UsageError: There is one.
-    """
-    if option := next(iter(others), None):
-        raise UsageError(
-            f"{option} does not go with --digests, which checks no model",
-            expected="a FAMILY, globs of its models, --task and --json",
-        )

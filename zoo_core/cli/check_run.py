@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.cli.console import terminal
 from zoo_core.errors import UsageError
-from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing import choosing
-from zoo_core.testing.choosing import checks_named, checks_of, short_name
-from zoo_core.testing.family import FAMILY_CHECKS, check_globs, declared
+from zoo_core.testing.checks.family import FAMILY_CHECKS, check_globs
+from zoo_core.testing.choosing import checks_named, checks_of, known_tasks, short_name
 from zoo_core.testing.findings import NonConformance
-from zoo_core.testing.reports import Report, from_json, merged
+from zoo_core.testing.reports import Report, merged, write_reports
 from zoo_core.testing.under_test import SHAPES_ABOVE, forget
-from zoo_core.testing.verdicts import Verdict, judge, judge_family
-from zoo_core.utils.atomic_write import whole_file
+from zoo_core.testing.verdicts import Verdict, declared, judge, judge_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,7 +156,7 @@ class Run:
 
 @contextmanager
 def _libraries_frozen() -> Iterator[Callable[[], object]]:
-    """A function that takes what is there out of garbage collection, between the models of a run, until the block ends.
+    """In a run of ``zoo check``, a function that takes what is there out of garbage collection, until the block ends.
 
     A model needs several collections, and each would look at all that its library and torch have made.
     """
@@ -169,44 +167,6 @@ def _libraries_frozen() -> Iterator[Callable[[], object]]:
         yield gc.freeze
     finally:
         gc.unfreeze()
-
-
-def read_earlier_run(path: Path | None) -> list[Report]:
-    """Reports of an earlier run of ``zoo check``, for ``--resume`` to go on from; none where it wrote none.
-
-    Args:
-        path: Of the JSON file.
-
-    Raises:
-        UsageError: It is no report of ``zoo check``.
-    """
-    if path is None:
-        raise UsageError("--resume goes on with a report", hint="--json FILE says with which")
-    if not path.exists():
-        return []
-    try:
-        return merged(from_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} cannot be gone on with: {error}", hint="take it away to begin anew") from error
-
-
-def installed_families() -> list[str]:
-    """Families in a run of ``zoo check`` where none is named: those whose library is installed, in family order."""
-    zoo = current_zoo()
-    return [member.family.name for member in zoo.usable(listed=True) if not member.problem]
-
-
-def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks for a run of ``zoo check``, if the family that is checked has models of each.
-
-    Raises:
-        UnknownTask: It has none of one; those that it has are listed.
-    """
-    known = sorted({card.task for card in current_zoo().member(family).cards.values()})
-    for task in tasks:
-        if task not in known:
-            raise unknown_task(task, known)
-    return tasks
 
 
 def _expected_failures(family: str, given: tuple[str, ...]) -> Mapping[str, str]:
@@ -245,16 +205,16 @@ def run_checks(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | N
                     if verdict.outcome == "failed":
                         _say(progress, run.report.family, verdict, said)
                     if number % _SAVED == 0:
-                        _write(reports, {"json": files["json"]})
-                _write(reports, {"json": files["json"]})
+                        write_reports(reports, {"json": files["json"]})
+                write_reports(reports, {"json": files["json"]})
     finally:
-        _write(reports, files, page=every)
+        write_reports(reports, files, as_page=every)
         for report in reports:
             _print(report)
 
 
 def compare_with_traced(runs: Sequence[Run]) -> None:
-    """Print in a run of ``zoo check --traced`` where tracing differs from the anatomy: one of the two is wrong."""
+    """Print at the end of a run of ``zoo check --traced`` where tracing and anatomy differ: one of the two is wrong."""
     from zoo_core.testing.traced import compared
 
     for card in (card for run in runs for card, _ in run.plan):
@@ -290,22 +250,6 @@ def _say(progress: Progress, family: str, verdict: Verdict, said: dict[tuple[str
     progress.console.print(f"[red]failed[/] {escape(name)} {verdict.check}{again}", highlight=False)
     if not again:
         progress.console.print(f"  {verdict.reason}", markup=False, highlight=False)
-
-
-def _write(reports: Sequence[Report], files: Mapping[str, Path | None], *, page: bool = False) -> None:
-    """Write the reports of a run of ``zoo check`` as JSON, JUnit or Markdown."""
-    from zoo_core.testing.reports import page as page_of
-    from zoo_core.testing.reports import to_json, to_junit, to_markdown
-
-    for name, path in files.items():
-        if path is None:
-            continue
-        if name == "markdown":
-            text = page_of(reports) if page else to_markdown(reports[0])
-        else:
-            text = {"json": to_json, "junit": to_junit}[name](reports)
-        with whole_file(path) as new:  # a run that is killed while it writes leaves the last whole file
-            new.write_text(text, encoding="utf-8")
 
 
 def _print(report: Report) -> None:

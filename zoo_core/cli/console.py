@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
+from zoo_core.errors import ZooWarning
 from zoo_core.text import visible
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+
+_USUAL_SHOWWARNING = warnings.showwarning
 
 _UNBROKEN = 10_000  # columns: a program that reads a path or a digest wants it in one piece
 
@@ -105,3 +109,11 @@ def _as_it_is(error: UnicodeError) -> tuple[str | bytes, int]:
         except UnicodeError:
             continue
     raise error
+
+
+def show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Show zoo's warnings as the ``zoo`` command line does: on stderr, without the file and line that they are from."""
+    if issubclass(category, ZooWarning):
+        sys.stderr.write(f"zoo: warning: {message}\n")
+    else:
+        _USUAL_SHOWWARNING(message, category, *rest)

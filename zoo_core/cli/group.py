@@ -44,7 +44,7 @@ COMMANDS = {
     "plugins": _Command("zoo_core.cli.plugins:plugins", "List the plugins, and what is wrong with them."),
     "check": _Command("zoo_core.cli.check:check", "Check that a family keeps every promise of a zoo model."),
     "config": _Command("zoo_core.cli.config:config", "Show the settings, and who says so."),
-    "plugin": _Command("zoo_core.cli.plugins:plugin", "Begin a plugin of your own."),
+    "plugin": _Command("zoo_core.cli.write_plugin:plugin", "Begin a plugin of your own."),
     "trace": _Command("zoo_core.cli.trace:trace", "Print the anatomy of a class, found by running it."),
     "lock": _Command("zoo_core.cli.lock:lock", "Write the exact weights of this project to zoo.lock."),
     "sync": _Command("zoo_core.cli.lock:sync", "Fetch exactly the weights that zoo.lock names."),

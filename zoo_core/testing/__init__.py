@@ -18,6 +18,10 @@ from zoo_core.testing.checks.builds import check_builds as check_builds
 from zoo_core.testing.checks.card import check_card as check_card
 from zoo_core.testing.checks.copies import check_save as check_save
 from zoo_core.testing.checks.copies import check_twins as check_twins
+from zoo_core.testing.checks.family import FAMILY_CHECKS as FAMILY_CHECKS
+from zoo_core.testing.checks.family import check_exceptions as check_exceptions
+from zoo_core.testing.checks.family import check_light as check_light
+from zoo_core.testing.checks.family import check_names as check_names
 from zoo_core.testing.checks.features import check_branch as check_branch
 from zoo_core.testing.checks.features import check_features as check_features
 from zoo_core.testing.checks.forward import check_compile as check_compile
@@ -37,10 +41,6 @@ from zoo_core.testing.checks.training import check_training as check_training
 from zoo_core.testing.choosing import CHECKS as CHECKS
 from zoo_core.testing.choosing import DEAR_CHECKS as DEAR_CHECKS
 from zoo_core.testing.conformance import Conformance as Conformance
-from zoo_core.testing.family import FAMILY_CHECKS as FAMILY_CHECKS
-from zoo_core.testing.family import check_exceptions as check_exceptions
-from zoo_core.testing.family import check_light as check_light
-from zoo_core.testing.family import check_names as check_names
 from zoo_core.testing.findings import NonConformance as NonConformance
 from zoo_core.testing.findings import NotChecked as NotChecked
 from zoo_core.testing.under_test import arguments as arguments

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from zoo_core.errors import UsageError
+from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.checks.anatomy import check_in_features, check_paths
 from zoo_core.testing.checks.builds import check_builds
@@ -226,3 +227,22 @@ def shard(cards: Sequence[Card], share: str | None = None) -> list[Card]:
         where = "" if share else " (ZOO_SHARD)"
         raise UsageError(f"the share of the models cannot be {text!r}{where}", expected="1/4 for the first of four")
     return [*cards[int(first) - 1 :: int(count)]]
+
+
+def installed_families() -> list[str]:
+    """Which families are checked where none is named: those whose library is installed, in their order."""
+    zoo = current_zoo()
+    return [member.family.name for member in zoo.usable(listed=True) if not member.problem]
+
+
+def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The tasks whose models are checked, if the family has models of each.
+
+    Raises:
+        UnknownTask: It has none of one; those that it has are listed.
+    """
+    known = sorted({card.task for card in current_zoo().member(family).cards.values()})
+    for task in tasks:
+        if task not in known:
+            raise unknown_task(task, known)
+    return tasks

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
+from unittest import SkipTest
 
+from zoo_core.testing.checks.family import FAMILY_CHECKS, check_globs
 from zoo_core.testing.choosing import Sample, cards_named, checks_of, sampled, shard, short_name
-from zoo_core.testing.family import FAMILY_CHECKS, check_globs, declared
+from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.under_test import SHAPES_ABOVE, shapes_above
-from zoo_core.testing.verdicts import judge, judge_family, raise_for
+from zoo_core.testing.verdicts import Verdict, declared, judge, judge_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,3 +68,16 @@ class Conformance:
         """Run one check on the family as a whole."""
         raise_for(judge_family(family_check, self.family))
         check_globs(self.expected_failures, [card.name for card in cards_named(self.family)])
+
+
+def raise_for(verdict: Verdict) -> None:
+    """Turn the verdict of a check into what pytest takes: an error, a skip, or nothing.
+
+    Raises:
+        NonConformance: It failed.
+        SkipTest: It was refused or skipped.
+    """
+    if verdict.outcome == "failed":
+        raise NonConformance(verdict.reason)
+    if verdict.outcome in {"refused", "skipped"}:
+        raise SkipTest(f"{verdict.outcome}: {verdict.reason}")

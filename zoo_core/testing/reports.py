@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from zoo_core.errors import UsageError
 from zoo_core.testing.verdicts import OUTCOMES, Verdict
+from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 
 _SHOWN = 6
@@ -89,8 +92,8 @@ def _listed(words: Sequence[str]) -> str:
 
 def _checks(reports: Iterable[Report]) -> Iterator[str]:
     """The list on the page of reports of what each check is."""
+    from zoo_core.testing.checks.family import FAMILY_CHECKS
     from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
-    from zoo_core.testing.family import FAMILY_CHECKS
 
     made = {verdict.check for report in reports for verdict in report.verdicts}
     every: tuple[Callable[..., None], ...] = (*FAMILY_CHECKS, *CHECKS, *DEAR_CHECKS)
@@ -223,6 +226,25 @@ def from_json(text: str) -> list[Report]:
     return [_report(record) for record in known.get("reports", [known])]  # 1 was the format of a single one
 
 
+def read_earlier_run(path: Path | None) -> list[Report]:
+    """Reports of an earlier run of ``zoo check``, for ``--resume`` to go on from; none where it wrote none.
+
+    Args:
+        path: Of the JSON file.
+
+    Raises:
+        UsageError: It is no report of ``zoo check``.
+    """
+    if path is None:
+        raise UsageError("--resume goes on with a report", hint="--json FILE says with which")
+    if not path.exists():
+        return []
+    try:
+        return merged(from_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} cannot be gone on with: {error}", hint="take it away to begin anew") from error
+
+
 def _report(record: dict[str, Any]) -> Report:
     """One report from its JSON."""
     record = {name: value for name, value in record.items() if name != "format"}
@@ -267,6 +289,19 @@ def to_junit(reports: Sequence[Report]) -> str:
     suites.extend(_suite(report) for report in reports)
     ET.indent(suites)
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def write_reports(reports: Sequence[Report], files: Mapping[str, Path | None], *, as_page: bool = False) -> None:
+    """Write reports to files: as JSON, as JUnit XML, and as Markdown, of one family or as the page of them all."""
+    for name, path in files.items():
+        if path is None:
+            continue
+        if name == "markdown":
+            text = page(reports) if as_page else to_markdown(reports[0])
+        else:
+            text = {"json": to_json, "junit": to_junit}[name](reports)
+        with whole_file(path) as new:  # a run that is killed while it writes leaves the last whole file
+            new.write_text(text, encoding="utf-8")
 
 
 def _suite(report: Report) -> ET.Element:

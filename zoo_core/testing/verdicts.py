@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 from unittest import SkipTest
 
 from zoo_core.errors import NotSupported, ZooError, raised_in
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.choosing import short_name
-from zoo_core.testing.findings import NonConformance
+from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.under_test import by_shapes, values_missed
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from zoo_core.contract.card import Card
 
@@ -96,6 +99,28 @@ def reason_for(check: str, model: str, expected: Mapping[str, str]) -> str | Non
     return next((why for glob, why in expected.items() if fnmatchcase(case, glob.removeprefix("check_"))), None)
 
 
+def declared(family: str) -> Mapping[str, str]:
+    """The failures that a family declares as expected, in ``Family.exceptions``: ``"check:model"`` globs to reasons.
+
+    Args:
+        family: Its name.
+
+    Raises:
+        NonConformance: What it names is not there, or is no mapping.
+    """
+    where = current_zoo().member(family).family.exceptions
+    if not where:
+        return {}
+    try:
+        result = resolve_name(where)
+    except Exception as error:
+        raise NonConformance(
+            f"{family}: Family.exceptions names {where}, which does not load", got=f"{type(error).__name__}: {error}"
+        ) from error
+    require(isinstance(result, Mapping), f"{family}: {where} is a {type(result).__name__}, not a mapping of globs")
+    return dict(result)
+
+
 def judge_family(check: Callable[[str], None], family: str) -> Verdict:
     """Reach the verdict of one check on a family as a whole; as :func:`judge`.
 
@@ -106,19 +131,6 @@ def judge_family(check: Callable[[str], None], family: str) -> Verdict:
     started = time.perf_counter()
     outcome, reason = _outcome(lambda: check(family))
     return Verdict(short_name(check), "", outcome, reason, time.perf_counter() - started)
-
-
-def raise_for(verdict: Verdict) -> None:
-    """Turn the verdict of a check into what pytest takes: an error, a skip, or nothing.
-
-    Raises:
-        NonConformance: It failed.
-        SkipTest: It was refused or skipped.
-    """
-    if verdict.outcome == "failed":
-        raise NonConformance(verdict.reason)
-    if verdict.outcome in {"refused", "skipped"}:
-        raise SkipTest(f"{verdict.outcome}: {verdict.reason}")
 
 
 def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:

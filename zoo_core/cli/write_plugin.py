@@ -1,10 +1,11 @@
-"""The distribution that ``zoo plugin new`` writes: from templates, and with cards of models that were traced."""
+"""``zoo plugin``: write a plugin of your own, from templates or traced models, the files that it ships, the guide."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+import sysconfig
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,19 +17,20 @@ import click
 from zoo_core import __version__
 from zoo_core.cli.console import echo
 from zoo_core.contract.card_file import write_cards
-from zoo_core.errors import AnatomyError, UsageError
+from zoo_core.errors import AnatomyError, UsageError, ZooError
 from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import with_uv_for_pip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from importlib.resources.abc import Traversable
 
     from torch import Tensor, nn
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
+    from zoo_core.weights.checkpoint.signatures import Signature
 
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -228,7 +230,12 @@ def _templates(folder: Traversable, place: Path) -> Iterator[tuple[Traversable, 
 _SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)+")
 
 
-@click.command()
+@click.group()
+def plugin() -> None:
+    """Write a plugin of your own: begin it, make the files that it ships, and read the guide."""
+
+
+@plugin.command()
 @click.argument("name")
 @click.option("--library", default="", metavar="DIST", help="The distribution that the models come from.")
 @click.option("--models", default="", metavar="PKG:CLASS(ARGS),...", help="What builds its models.")
@@ -260,3 +267,105 @@ def new(name: str, library: str, models: str, input_size: str, directory: Path |
         echo("  then add weights to the cards, as README.md says")
     else:
         echo("  then make catalog.py and anatomy.py those of your library, as README.md says")
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def signatures(family: str, file: Path) -> None:
+    """Write to FILE, for your plugin to ship, what state dicts of FAMILY's models look like, for `zoo inspect`.
+
+    Ship it in your package and name it in Family.signatures. A model that cannot be built here is left out.
+    """
+    from zoo_core.weights.checkpoint.signatures import write_signatures
+
+    made = []
+    for card in current_zoo().member(family).cards.values():
+        try:
+            made.append(_signature_of(card))
+        except ZooError as error:
+            echo(f"left out: {card.id}: {error.summary}", err=True)
+    file.write_bytes(write_signatures(made))
+    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
+def _signature_of(card: Card) -> Signature:
+    """The signature of a model as its default weights have it, for ``zoo plugin signatures``."""
+    from zoo_core.build.construct import as_published
+    from zoo_core.surgery.metadata import anatomy_of
+    from zoo_core.weights.checkpoint.signatures import sign
+
+    model = as_published(card)
+    anatomy = anatomy_of(model)
+    apart = {*(site.path for site in anatomy.heads), *(f"{path}.weight" for path in anatomy.stem)}
+    apart |= {anatomy.keypoints} if anatomy.keypoints else set()
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if hasattr(value, "shape")}
+    return sign(card.id, shapes, apart)
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def costs(family: str, file: Path) -> None:
+    r"""Write to FILE, for your plugin to ship, what an image costs FAMILY's models in multiply-adds and activations.
+
+    Ship it in your package and name it in Family.costs. A model that does not run without values is left out.
+
+    \b
+    zoo plugin costs acme zoo_acme/costs.json
+    """
+    from zoo_core.build.costs import cost_of
+    from zoo_core.contract.cost_files import write_costs
+
+    _write_measured(family, file, cost_of, write_costs)
+
+
+@plugin.command()
+@click.argument("family")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def parts(family: str, file: Path) -> None:
+    r"""Write to FILE the heads and stages of all models of FAMILY, read from models without values.
+
+    Ship it in your package and name it in Family.parts.
+
+    \b
+    zoo plugin parts acme zoo_acme/parts.json
+    """
+    from zoo_core.build.costs import parts_of
+    from zoo_core.contract.cost_files import write_parts
+
+    _write_measured(family, file, parts_of, write_parts)
+
+
+def _write_measured(
+    family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
+) -> None:
+    """Write to a file of a plugin what is measured of each model of a family, those that fail left out."""
+    made = {}
+    for card in current_zoo().member(family).cards.values():
+        try:
+            made[card.name] = measure(card)
+        except ZooError as error:
+            echo(f"left out: {card.id}: {error.summary}", err=True)
+    file.write_text(write(made), encoding="utf-8")
+    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+
+
+@plugin.command()
+def guide() -> None:
+    r"""Print the guide for authors of plugins, which is Markdown.
+
+    \b
+    zoo plugin guide | less
+    """
+    places = (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "doc", "zoo-core"))
+    pages = (places[0] / "docs" / "plugins.md", places[1] / "plugins.md")
+    page = next((each for each in pages if each.is_file()), None)
+    if page is None:
+        raise UsageError(
+            "the guide is not installed here",
+            cause="this package of zoo-core lacks share/doc/zoo-core",
+            hint="docs/plugins.md in the source distribution of zoo-core is the same: pip download --no-deps "
+            "--no-binary :all: zoo-core",
+        )
+    echo(page.read_text(encoding="utf-8"))

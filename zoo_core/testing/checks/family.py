@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,11 +15,12 @@ from zoo_core.contract.card import Card
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.choosing import CHECKS, DEAR_CHECKS, short_name
 from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.verdicts import declared
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.paths import import_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 _HEAVY = ("torch",)
 _SAYS = ("HEAVY", "NETWORK", "PRINTS", "CARDS")
@@ -92,7 +92,7 @@ def check_light(family: str) -> None:
 
 
 def _folder_of(package: str) -> list[str]:
-    """Where the package of a family is that this process has imported: its checks may be run in that folder."""
+    """The folder of a family's package in this process, for the interpreter in which the check loads its catalogue."""
     module = sys.modules.get(package)
     file = getattr(module, "__file__", None)
     return [str(Path(file).parents[hasattr(module, "__path__")])] if file else []
@@ -159,28 +159,6 @@ def check_exceptions(family: str) -> None:
         NonConformance: One does not.
     """
     check_globs(declared(family), [card.name for card in current_zoo().member(family).cards.values()])
-
-
-def declared(family: str) -> Mapping[str, str]:
-    """The failures that a family declares as expected, in ``Family.exceptions``: ``"check:model"`` globs to reasons.
-
-    Args:
-        family: Its name.
-
-    Raises:
-        NonConformance: What it names is not there, or is no mapping.
-    """
-    where = current_zoo().member(family).family.exceptions
-    if not where:
-        return {}
-    try:
-        result = resolve_name(where)
-    except Exception as error:
-        raise NonConformance(
-            f"{family}: Family.exceptions names {where}, which does not load", got=f"{type(error).__name__}: {error}"
-        ) from error
-    require(isinstance(result, Mapping), f"{family}: {where} is a {type(result).__name__}, not a mapping of globs")
-    return dict(result)
 
 
 def check_globs(expected: Mapping[str, str], models: Iterable[str]) -> None:
