@@ -15,10 +15,11 @@ from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
+from zoo_core.surgery.changed_by_hand import head_is_near, reread, with_checked_split, with_own_forward
 from zoo_core.surgery.features.forward import is_recomposed
+from zoo_core.surgery.features.measure_stages import with_live_maps
 from zoo_core.surgery.head.describe import describe, describe_all
 from zoo_core.surgery.image_size import built_image_size
-from zoo_core.surgery.live_anatomy import head_is_near, reread, with_checked_split, with_live_maps, with_own_forward
 from zoo_core.surgery.structure import as_before_compile, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.compiled import without_compiled

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import AnatomyError, UsageError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
+from zoo_core.surgery.changed_by_hand import with_all_layers
 from zoo_core.surgery.head.swap import swap_head
-from zoo_core.surgery.live_anatomy import with_all_layers
 from zoo_core.surgery.metadata import ATTRIBUTE, Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.changed_by_hand import RANDOM
 from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.forward import Variant, restore_forward, variant, without_hooks
 from zoo_core.surgery.features.split import Backbone
 from zoo_core.surgery.features.twin import replaced
-from zoo_core.surgery.live_anatomy import RANDOM
 from zoo_core.tracing.last_layers import last_layers
 from zoo_core.tracing.passes import output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, Untraceable, piece

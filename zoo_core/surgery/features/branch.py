@@ -15,6 +15,7 @@ from zoo_core.surgery.editing import editing
 from zoo_core.surgery.features.cut import absent, front, needs_tap, refuse_auxiliary, tail
 from zoo_core.surgery.features.extract import copied, stage_index, tap_in_place, tapped
 from zoo_core.surgery.features.forward import recompose
+from zoo_core.surgery.features.measure_stages import channels_of_map
 from zoo_core.surgery.features.split import parameters_of, paths_of
 from zoo_core.surgery.features.twin import pruned, replaced
 from zoo_core.surgery.head.fit import HeadLike, fitted
@@ -22,7 +23,6 @@ from zoo_core.surgery.head.mlp import scores_only, with_output
 from zoo_core.surgery.head.multi_head import Heads, check_names, check_unbranched, one_head
 from zoo_core.surgery.head.scores import count_scores
 from zoo_core.surgery.inputs import example_input
-from zoo_core.surgery.live_anatomy import channels_of_map
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating

@@ -1,21 +1,27 @@
-"""Channels and strides of stages, measured instead of declared: for plugins whose library does not tell them."""
+"""Channels and strides of stages, measured: for plugins that cannot declare them, and after a change by hand."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
-from zoo_core.utils.eval_mode import evaluating
+from zoo_core.surgery.features.forward import run_on
+from zoo_core.surgery.noise import noise_like
+from zoo_core.utils.eval_mode import evaluating, inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
-_MAP_AXES = 4
+    from zoo_core.contract.anatomy import Anatomy
+
+_MAP_AXES, _TOKEN_AXES, _SIGNAL_AXES = 4, 3, 2
 
 
 def measure_stages(
@@ -93,3 +99,60 @@ def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> 
         for hook in hooks:
             hook.remove()
     return maps, why
+
+
+def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:
+    """The anatomy with the channels and strides that stages have now, after a change by hand, measured in one run.
+
+    Structured pruning changes channels, and a first convolution for small images strides.
+
+    Args:
+        model: As it is now.
+        anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
+        size: Channels, rows and columns of what its forward takes.
+        example: What it takes, where that is known.
+    """
+    result: dict[str, Stage] = {}
+
+    def recording(stage: Stage) -> Callable[[nn.Module, Any, Any], None]:
+        def record(_: nn.Module, __: object, output: object) -> None:
+            result[stage.name] = _with_live_map(stage, stage.map_in(model, output), anatomy.layout, size)
+
+        return record
+
+    handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
+    try:
+        with inferring(model):
+            x = noise_like(model, size, example)
+            run_on(model, x, x)
+    except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
+        return anatomy
+    finally:
+        for handle in handles:
+            handle.remove()
+    stages = tuple(result.get(each.name, each) for each in anatomy.stages)
+    return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
+
+
+def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ...]) -> Stage:
+    """The stage with the channels of its map as measured now, and the stride where it is of an image."""
+    channels = channels_of_map(found, layout, len(size))
+    stride = stage.stride
+    is_of_signal = found.dim() == _TOKEN_AXES and len(size) == _SIGNAL_AXES and layout == "NCHW"
+    if is_of_signal or (found.dim() > _TOKEN_AXES and len(size) > 1):
+        columns = found.shape[-2 if layout == "NHWC" else -1]
+        if columns not in {size[-1] // stride, -(-size[-1] // stride)}:  # small maps fit several strides
+            stride = round(size[-1] / columns) if is_of_signal else 2 ** round(math.log2(size[-1] / columns))
+    return replace(stage, channels=channels, stride=stride)
+
+
+def channels_of_map(found: Tensor, layout: str, axes: int) -> int:
+    """Channels of what a stage gives, as measured; beside maps, three axes are those of tokens.
+
+    Args:
+        found: What it gives.
+        layout: Of the anatomy.
+        axes: How many of one input: two of a signal, whose maps have three.
+    """
+    are_tokens = found.dim() == _TOKEN_AXES and axes >= _TOKEN_AXES
+    return int(found.shape[1 if layout == "NCHW" and not are_tokens else -1])

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
+from zoo_core.surgery.changed_by_hand import OWN_FORWARD
 from zoo_core.surgery.features.forward import entered, left, packed, without_hooks
 from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
-from zoo_core.surgery.live_anatomy import OWN_FORWARD
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
 
 if TYPE_CHECKING:

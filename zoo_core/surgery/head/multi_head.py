@@ -11,8 +11,8 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.changed_by_hand import OWN_FORWARD, RANDOM
 from zoo_core.surgery.head.mlp import WithOutput, output_of
-from zoo_core.surgery.live_anatomy import OWN_FORWARD, RANDOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,11 +1,10 @@
-"""The anatomy of a model that was changed by hand: read again, measured again, and checked by running its parts."""
+"""The anatomy of a model that was changed by hand, its heads too: read again, and checked by running its parts."""
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -14,27 +13,32 @@ from torch.utils._pytree import tree_leaves
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import entered, left, run_on
-from zoo_core.surgery.head.by_hand import Kind, layers_with_width, measured, scores_its_own_way, width_of
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from torch import Tensor
-
-    from zoo_core.contract.anatomy import Anatomy, Head, Stage
+    from zoo_core.contract.anatomy import Anatomy, Head
 
 OWN_FORWARD = "it was changed by hand, and its forward does not end with its head"
 """Of ``Anatomy.indivisible``: what :func:`with_own_forward` says where nothing can be split off."""
 RANDOM = "it gives something else each time it runs, so no split can be proven"
 """Of ``Anatomy.indivisible`` too: what the proof of a traced split says; the head may be the last layer anyway."""
 
-_TOKEN_AXES, _SIGNAL_AXES = 3, 2
+_Kind = Literal["linear", "conv", "conv1d", "conv3d"]
 
-
+_WIDTHS, _COUNTS = ("in_features", "in_channels"), ("out_features", "out_channels")
+_LAYERS: dict[type[nn.Module], _Kind] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv1d",
+    nn.Conv2d: "conv",
+    nn.Conv3d: "conv3d",
+}
+_PLACES = {"linear": 0, "conv1d": 1, "conv": 2, "conv3d": 3}
+"""Axes of a map beside the batch and the channels."""
 _OF_ONE_SHAPE = {nn.Identity, nn.Dropout, nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.BatchNorm1d, nn.LayerNorm}
 
 
@@ -109,7 +113,7 @@ def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
         return anatomy
     steps[places[0] : places[-1] + 1] = layers
     end = steps.index(sites[-1])
-    head = measured(model, replace(main, path=sites[-1]))
+    head = measured_head(model, replace(main, path=sites[-1]))
     return replace(
         anatomy,
         heads=tuple(head if each is main else each for each in anatomy.heads),
@@ -125,65 +129,8 @@ def sequence_around(model: nn.Module, path: str) -> str:
     return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
 
 
-def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:
-    """The anatomy with the channels and strides that stages have now, after a change by hand, found by one run.
-
-    Structured pruning changes channels, and a first convolution for small images strides.
-
-    Args:
-        model: As it is now.
-        anatomy: Where its parts are. Libraries write the channels of a stage down where they build it.
-        size: Channels, rows and columns of what its forward takes.
-        example: What it takes, where that is known.
-    """
-    result: dict[str, Stage] = {}
-
-    def recording(stage: Stage) -> Callable[[nn.Module, Any, Any], None]:
-        def record(_: nn.Module, __: object, output: object) -> None:
-            result[stage.name] = _with_live_map(stage, stage.map_in(model, output), anatomy.layout, size)
-
-        return record
-
-    handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
-    try:
-        with inferring(model):
-            x = noise_like(model, size, example)
-            run_on(model, x, x)
-    except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
-        return anatomy
-    finally:
-        for handle in handles:
-            handle.remove()
-    stages = tuple(result.get(each.name, each) for each in anatomy.stages)
-    return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
-
-
-def _with_live_map(stage: Stage, found: Tensor, layout: str, size: tuple[int, ...]) -> Stage:
-    """The stage with the channels of its map after a change by hand, and the stride where it is of an image."""
-    channels = channels_of_map(found, layout, len(size))
-    stride = stage.stride
-    is_of_signal = found.dim() == _TOKEN_AXES and len(size) == _SIGNAL_AXES and layout == "NCHW"
-    if is_of_signal or (found.dim() > _TOKEN_AXES and len(size) > 1):
-        columns = found.shape[-2 if layout == "NHWC" else -1]
-        if columns not in {size[-1] // stride, -(-size[-1] // stride)}:  # small maps fit several strides
-            stride = round(size[-1] / columns) if is_of_signal else 2 ** round(math.log2(size[-1] / columns))
-    return replace(stage, channels=channels, stride=stride)
-
-
-def channels_of_map(found: Tensor, layout: str, axes: int) -> int:
-    """Channels of what a live stage gives; beside maps, three axes are those of tokens.
-
-    Args:
-        found: What it gives.
-        layout: Of the anatomy.
-        axes: How many of one input: two of a signal, whose maps have three.
-    """
-    are_tokens = found.dim() == _TOKEN_AXES and axes >= _TOKEN_AXES
-    return int(found.shape[1 if layout == "NCHW" and not are_tokens else -1])
-
-
 def head_is_near(name: str, anatomy: Anatomy) -> bool:
-    """Whether a tensor changed by hand is in the anatomy's main head, or in the outermost module around it."""
+    """Whether a tensor of a model changed by hand is in its main head, or in the outermost module around it."""
     return anatomy.main is not None and under(name, anatomy.main.path.partition(".")[0])
 
 
@@ -222,7 +169,7 @@ def _begins_with_a_layer(module: nn.Module) -> bool:
 
 
 def _owner_has(model: nn.Module, name: str) -> bool:
-    """Whether the live model still has something of the name of a tensor that was changed by hand."""
+    """Whether a model changed by hand still has something of the name of this tensor."""
     owner, _, leaf = name.rpartition(".")
     try:
         return hasattr(model.get_submodule(owner), leaf)
@@ -242,7 +189,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
             continue
         around = _scoring(model, head.path, changed)
         if around == head.path:
-            heads = tuple(measured(model, each) if each is head else each for each in result.heads)
+            heads = tuple(measured_head(model, each) if each is head else each for each in result.heads)
             result = replace(result, heads=heads)
         elif around and isinstance(result.pool, Chain) and result.classify is None:
             result = _with_site(model, result, head, around)
@@ -257,7 +204,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
 
 def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
     """The anatomy of a changed model whose head site is a module around the old one, with all that came before it."""
-    site = measured(model, replace(head, path=path))
+    site = measured_head(model, replace(head, path=path))
     heads = tuple(site if each.path == head.path else each for each in anatomy.heads)
     pool = anatomy.pool
     if isinstance(pool, Chain):
@@ -412,8 +359,8 @@ def _taking(site: Head, pooled: Any) -> Head:
     """An empty head site of a model changed by hand, as its anatomy has to have it by what it is given now."""
     if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
         return site
-    kinds: dict[int, Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
-    kind: Kind = kinds.get(pooled.dim(), "linear")
+    kinds: dict[int, _Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
+    kind: _Kind = kinds.get(pooled.dim(), "linear")
     return replace(site, kind=kind, in_features=pooled.shape[-1 if kind == "linear" else 1])
 
 
@@ -430,3 +377,92 @@ def _alike(one: Any, other: Any) -> bool:
         a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)
         for a, b in zip(first, second, strict=True)
     )
+
+
+def measured_head(model: nn.Module, head: Head) -> Head:
+    """A head site with the widths of the module that a user put there by hand.
+
+    What a class of the user's own takes, and how many classes it scores, its layers do not tell for sure: they may be
+    registered in any order, and be given another shape than the class is. So it is run, on zeros.
+
+    Args:
+        model: As it is now.
+        head: As the site was before.
+
+    Raises:
+        AnatomyError: No layer tells the width, and the module does not take what the site was given before.
+    """
+    module = model.get_submodule(head.path)
+    layers = layers_with_width(module)
+    if not layers and not scores_its_own_way(module):  # only the place is left, as timm's reset_classifier(0) leaves it
+        return replace(head, num_classes=0)
+    found = head
+    if layers:
+        found = replace(
+            head,
+            kind=next((kind for each, kind in _LAYERS.items() if isinstance(layers[0], each)), head.kind),
+            in_features=width_of(layers[0]),
+            num_classes=_number(layers[-1], _COUNTS) // head.per_class,
+        )
+    if type(module) in _LAYERS:
+        return found
+    for site in dict.fromkeys((head, found)):
+        if count := _count_by_running(module, site):
+            return replace(site, num_classes=count // head.per_class)
+    if layers:
+        return found
+    raise AnatomyError(
+        f"the module {head.path!r} of this {type(model).__name__}, which was put there by hand, gives no scores",
+        expected=f"one that takes the {head.in_features} features that the head before it took",
+        cause=f"a {type(module).__name__} has no layer that tells what it takes, and does not run on that",
+        hint="zoo.adopt(model, example=x), with x what forward takes, finds its parts anew",
+    )
+
+
+def _count_by_running(module: nn.Module, site: Head) -> int:
+    """How many numbers a module that was put at a head site by hand gives for each place; 0 where it does not run."""
+    parameters = [*module.parameters()]
+    if not parameters or any(hasattr(each, "device_mesh") for each in parameters):  # shards, which run together only
+        return 0
+    like = next((each for each in parameters if each.is_floating_point()), parameters[0])
+    axis = -1 if site.kind == "linear" else 1
+    for shape in _shapes_for(site):
+        given = torch.zeros(shape, device=like.device, dtype=like.dtype)
+        try:
+            with inferring(module):
+                scores: Any = module(given)
+        except Exception:  # noqa: BLE001, S112 - whatever a module raises that takes something else
+            continue
+        several = [*scores.values()] if isinstance(scores, dict) else [scores]  # of heads by name, one after another
+        if all(isinstance(each, torch.Tensor) and each.dim() in {2, given.dim()} for each in several):  # or pooled
+            return sum(int(each.shape[axis]) for each in several if len(each) == len(given))
+    return 0
+
+
+def _shapes_for(site: Head) -> Iterator[list[int]]:
+    """Shapes of what a module that was put at a head site by hand may be given: a vector or tokens, or a map."""
+    batch = next(count for count in (2, 3) if count != site.in_features)  # must not be taken for the features
+    yield [batch, site.in_features, *[1] * _PLACES[site.kind]]
+    if site.kind == "linear":
+        yield [batch, batch + 2, site.in_features]
+
+
+def scores_its_own_way(module: nn.Module) -> bool:
+    """Whether a head put in by hand has parameters and no layer that tells an anatomy its width, as for cosines."""
+    has_parameters = next(module.parameters(), None) is not None
+    return not layers_with_width(module) and has_parameters and not has_nothing_to_score_with(module)
+
+
+def layers_with_width(module: nn.Module) -> list[nn.Module]:
+    """The layers with a width in a module that was put in by hand, at a head site or around it."""
+    return [layer for layer in module.modules() if width_of(layer)]
+
+
+def width_of(layer: nn.Module) -> int:
+    """How many features or channels a layer that was put in by hand takes; 0 where it does not say so."""
+    return _number(layer, _WIDTHS)
+
+
+def _number(layer: nn.Module, names: Iterable[str]) -> int:
+    """A width of a layer that was put at a head site by hand: the first of these attributes that is an integer."""
+    return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)
