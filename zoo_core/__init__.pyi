@@ -21,8 +21,8 @@ from .errors import ZooWarning as ZooWarning
 from .exporting.export import export as export
 from .images.preprocessing import preprocessing as preprocessing
 from .images.preprocessing import set_preprocessing as set_preprocessing
+from .images.preprocessing import transforms as transforms
 from .images.read import read_image as read_image
-from .images.transforms import transforms as transforms
 from .inspect.activation_maps import ActivationMaps as ActivationMaps
 from .inspect.activation_maps import activation_maps as activation_maps
 from .inspect.activation_stats import activation_stats as activation_stats

@@ -20,8 +20,8 @@ from zoo_core.embedding.parquet import Row, parquet_path, read_parquet, write_mi
 from zoo_core.embedding.shards import images_in, shards_in
 from zoo_core.errors import ImageError, UsageError, ZooWarning
 from zoo_core.images.loading import Loaded, Source, in_batches, load_images, sources_of
+from zoo_core.images.preprocessing import transforms
 from zoo_core.images.read import read
-from zoo_core.images.transforms import transforms
 from zoo_core.recipe.open_model import open_model
 from zoo_core.registry.entry_points import plugin_entries
 from zoo_core.surgery.features.split import Vectors

@@ -12,8 +12,8 @@ from zoo_core.embedding.embed import labelled_sources
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
 from zoo_core.exporting.formats import FORMATS, METADATA, archive_file
 from zoo_core.images.loading import load_images
+from zoo_core.images.preprocessing import transforms
 from zoo_core.images.read import read
-from zoo_core.images.transforms import transforms
 from zoo_core.surgery.head.scores import classes_by_head
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, metadata_of, unwrap
 from zoo_core.utils.only_errors import PYTREE, only_errors

@@ -97,7 +97,7 @@ class ToChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no ty
 
 
 class RequireTypedTargets(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """A pipeline step that refuses a sample whose boxes or masks would stay while its image is flipped.
+    """A step of transforms that refuses a sample whose boxes or masks would stay while its image is flipped.
 
     Example:
         >>> masks = tv_tensors.Mask(torch.zeros(2, 8, 8, dtype=torch.bool))
@@ -244,7 +244,7 @@ class ToFloats(v2.Transform):  # type: ignore[misc]  # torchvision ships no type
 
 
 class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
-    """A pipeline step for videos: ``[..., T, C, H, W]``, as they are read, to ``[..., C, T, H, W]``.
+    """A step of transforms for videos: ``[..., T, C, H, W]``, as they are read, to ``[..., C, T, H, W]``.
 
     Example:
         >>> FramesAfterChannels()(torch.zeros(16, 3, 8, 8)).shape
@@ -264,7 +264,7 @@ class FramesAfterChannels(v2.Transform):  # type: ignore[misc]  # torchvision sh
 
 
 def _is_image(item: object) -> bool:
-    """Whether a pipeline step takes a part of a sample as an image or a video, not as a label, a mask or boxes."""
+    """Whether a step of transforms takes a part of a sample as an image or a video, not as a label, a mask or boxes."""
     if isinstance(item, tv_tensors.Image | tv_tensors.Video):
         return True
     if isinstance(item, Tensor):
@@ -273,7 +273,7 @@ def _is_image(item: object) -> bool:
 
 
 def _marked_as_image(values: Tensor, image: Any) -> Tensor:
-    """Mark what a pipeline step made as an image, so that later steps never take a label next to it for one."""
+    """Mark what a step of transforms made as an image, so that later steps never take a label next to it for one."""
     kind = tv_tensors.Video if isinstance(image, tv_tensors.Video) else tv_tensors.Image
     return cast("Tensor", kind(values))
 
@@ -301,7 +301,7 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
     colour = [min(max(value / numbers.value_range, 0), 1) for value in (reversed(mean) if turns else mean)]
     steps: list[Any] = [
         ToChannels(len(mean)),
-        *(_augmentations(numbers, task) if train else _size_steps(numbers, colour)),
+        *(_random_steps(numbers, task) if train else _size_steps(numbers, colour)),
     ]
     steps.append(ToFloats(numbers.value_range, "BGR" if turns else "RGB"))
     if any(mean) or any(value != 1 for value in std):
@@ -313,7 +313,7 @@ def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
 
 
 def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any]:
-    """The pipeline's steps that resize and crop an image, by the numbers of a preprocessing."""
+    """The steps of a pipeline of transforms that resize and crop an image, by the numbers of a preprocessing."""
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     if numbers.resize and numbers.fit == "squash":
         yield v2.Resize(list(numbers.resize), **how)
@@ -323,31 +323,31 @@ def _size_steps(numbers: Preprocessing, colour: Sequence[float]) -> Iterator[Any
         yield CenterCropOrPad(numbers.crop, colour) if numbers.fit == "border" else v2.CenterCrop(list(numbers.crop))
 
 
-def _augmentations(numbers: Preprocessing, task: str) -> list[Any]:
-    """A pipeline's random steps with ``train=True``: the augmentations of torchvision's references, by task.
+def _random_steps(numbers: Preprocessing, task: str) -> list[Any]:
+    """The random steps of ``zoo.transforms(..., train=True)``: those of torchvision's references, by task.
 
     See https://github.com/pytorch/vision/tree/main/references, the ``presets.py`` of each task.
     """
-    if task not in _AUGMENTATIONS:
+    if task not in _RANDOM_STEPS:
         raise NotSupported(
             f"there are no standard augmentations for {task}",
-            expected=f"a model for {', '.join(_AUGMENTATIONS)}",
+            expected=f"a model for {', '.join(_RANDOM_STEPS)}",
             cause="a flip makes a left hand a right one" if task == "keypoints" else None,
             hint="put your own before those of zoo.transforms(model): v2.Compose([yours, zoo.transforms(model)])",
         )
-    return _AUGMENTATIONS[task](numbers)
+    return _RANDOM_STEPS[task](numbers)
 
 
-def _for_classification(numbers: Preprocessing) -> list[Any]:
-    """The random steps in a classifier's pipeline with ``train=True``."""
+def _random_steps_for_classification(numbers: Preprocessing) -> list[Any]:
+    """The random steps of ``zoo.transforms(..., train=True)`` for a classifier."""
     if not numbers.crop:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
     how = {"interpolation": _interpolation(numbers.interpolation), "antialias": numbers.antialias}
     return [v2.RandomResizedCrop(list(numbers.crop), **how), v2.RandomHorizontalFlip()]
 
 
-def _for_segmentation(numbers: Preprocessing) -> list[Any]:
-    """The random steps in a pipeline for segmentation with ``train=True``."""
+def _random_steps_for_segmentation(numbers: Preprocessing) -> list[Any]:
+    """The random steps of ``zoo.transforms(..., train=True)`` for segmentation."""
     size = numbers.crop or numbers.resize
     if not size:
         raise UsageError("the weights do not say which size to cut out of an image", hint="leave train=True out")
@@ -362,20 +362,20 @@ def _for_segmentation(numbers: Preprocessing) -> list[Any]:
     ]
 
 
-def _for_detection(_: Preprocessing) -> list[Any]:
-    """The random steps in a detector's pipeline with ``train=True``."""
+def _random_steps_for_detection(_: Preprocessing) -> list[Any]:
+    """The random steps of ``zoo.transforms(..., train=True)`` for a detector."""
     return [RequireTypedTargets(), v2.RandomHorizontalFlip()]
 
 
-_AUGMENTATIONS = {
-    "classification": _for_classification,
-    "segmentation": _for_segmentation,
-    "detection": _for_detection,
+_RANDOM_STEPS = {
+    "classification": _random_steps_for_classification,
+    "segmentation": _random_steps_for_segmentation,
+    "detection": _random_steps_for_detection,
 }
 
 
 def _interpolation(name: str) -> Any:
-    """What a pipeline's resize step resamples by, as torchvision's enum, from its name in a card."""
+    """What the resize step of transforms resamples by, as torchvision's enum, from its name in a card."""
     known = [mode.value for mode in v2.InterpolationMode]
     if name not in known:
         raise UsageError(

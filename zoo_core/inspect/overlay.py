@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.loading import sources_of
-from zoo_core.images.preprocessing import numbers_of
+from zoo_core.images.preprocessing import numbers_of, transforms
 from zoo_core.images.read import read
-from zoo_core.images.transforms import transforms
 from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.inputs import channels_told
 from zoo_core.surgery.metadata import designed_size, metadata_of, unwrap

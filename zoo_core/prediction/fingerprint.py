@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.images.transforms import transforms
+from zoo_core.images.preprocessing import transforms
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.eval_mode import inferring
 

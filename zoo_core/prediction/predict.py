@@ -283,8 +283,8 @@ def _checked_head_names(names: Sequence[str], model: nn.Module, task: str) -> tu
 
 def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:
     """The transforms before a prediction; for segmentation nothing is cut off."""
+    from zoo_core.images.preprocessing import transforms
     from zoo_core.images.transform_steps import compose
-    from zoo_core.images.transforms import transforms
 
     numbers = numbers_of(model)
     if numbers.task != "segmentation" or not numbers.preprocessing.crop:
