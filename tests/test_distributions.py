@@ -12,8 +12,7 @@ import pytest
 
 from zoo_core.contract import hooks
 from zoo_core.plugin import Family, hookimpl
-from zoo_core.registry.entry_points import is_installed, plugin_entries
-from zoo_core.registry.plugins import load_plugin, load_plugins
+from zoo_core.registry.plugins import is_installed, load_plugin, load_plugins, plugin_entries
 
 ENTRIES = """
 [console_scripts]

@@ -20,8 +20,8 @@ from zoo_core import settings
 from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.plugins import facts_of
 from zoo_core.errors import ZooError
-from zoo_core.registry.entry_points import version_of
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
+from zoo_core.registry.plugins import version_of
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import close_matches, did_you_mean, human, with_uv_for_pip
 from zoo_core.weights import Cache

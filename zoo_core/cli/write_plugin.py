@@ -18,7 +18,7 @@ from zoo_core import __version__
 from zoo_core.cli.console import echo
 from zoo_core.contract.card_file import write_cards
 from zoo_core.errors import AnatomyError, UsageError, ZooError
-from zoo_core.registry.entry_points import version_of
+from zoo_core.registry.plugins import version_of
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import with_uv_for_pip
 

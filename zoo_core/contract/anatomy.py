@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo_core.contract.validation import (
-    require,
-    require_callable,
-    require_counts,
-    require_text,
-    require_tuple,
-    require_words,
-)
+from zoo_core.errors import AnatomyError
+from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -301,7 +296,7 @@ class Anatomy:
 
 
 def _figure(boxes: list[tuple[str, str, str]]) -> str:
-    """Where the parts of a model are, as a figure for a notebook: boxes in SVG, each with name, a line and colour."""
+    """The anatomy as a figure for a notebook: a box in SVG for each part, with its name, a line and a colour."""
     from html import escape
 
     from zoo_core.text import visible
@@ -321,3 +316,108 @@ def _figure(boxes: list[tuple[str, str, str]]) -> str:
     size = f'viewBox="0 0 {len(boxes) * (width + gap) - gap} 56" style="max-width:100%;height:56px"'
     style = 'font-family="sans-serif" font-size="13" text-anchor="middle" fill="#1b2733"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} {style}>{"".join(parts)}</svg>'
+
+
+def require_words(record: object, **allowed: Sequence[str]) -> None:
+    """Refuse a record of the anatomy with a field that is none of the words that it may be.
+
+    Raises:
+        AnatomyError: It is another one; the message has the word that was meant.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require_words(SimpleNamespace(kind="liner"), kind=("linear", "conv"))
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: SimpleNamespace.kind is 'liner'; did you mean 'linear'?
+    """
+    for name, words in allowed.items():
+        value = getattr(record, name)
+        if value not in words:
+            meant = did_you_mean(close_matches(str(value), words), f"it may be {', '.join(words)}")
+            raise AnatomyError(f"{type(record).__name__}.{name} is {value!r:.80}; {meant}")
+
+
+def require_counts(record: object, **least: int) -> None:
+    """Refuse a record of the anatomy with a field that is no integer, or too small; numpy's integers become Python's.
+
+    Raises:
+        AnatomyError: Such a field is there.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require_counts(SimpleNamespace(stride=0), stride=1)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: SimpleNamespace.stride must be an integer of at least 1, got 0
+    """
+    for name, smallest in least.items():
+        value = getattr(record, name)
+        try:
+            number = -1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            number = -1
+        if number < smallest:
+            raise _wrong_field(record, name, f"an integer of at least {smallest}")
+        if type(value) is not int:
+            object.__setattr__(record, name, number)  # the records are frozen, once they are made
+
+
+def require_text(record: object, *names: str, or_none: bool = False) -> None:
+    """Refuse a record of the anatomy with a field that is no text, or empty; with ``or_none`` it may be None.
+
+    Raises:
+        AnatomyError: Such a field is there.
+    """
+    for name in names:
+        value = getattr(record, name)
+        if not (isinstance(value, str) and value) and not (or_none and value is None):
+            raise _wrong_field(record, name, f"a text{' or None' if or_none else ''}")
+
+
+def require_tuple(record: object, **of: type) -> None:
+    """Refuse a record of the anatomy with a field that is no tuple of things of one type, or one with empty texts.
+
+    Raises:
+        AnatomyError: Such a field is there. A single text, whose letters would be taken for its entries, is one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> require_tuple(SimpleNamespace(modules="layer1"), modules=str)
+        Traceback (most recent call last):
+        ...
+        zoo_core.errors.AnatomyError: SimpleNamespace.modules must be a tuple of str, got 'layer1'
+    """
+    for name, kind in of.items():
+        value = getattr(record, name)
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(value, tuple) or not all(isinstance(each, kinds) and each != "" for each in value):
+            raise _wrong_field(record, name, f"a tuple of {kind.__name__}")
+
+
+def require_callable(record: object, *names: str, or_text: bool = False) -> None:
+    """Refuse a record of the anatomy with a field that is neither None nor callable; ``or_text`` lets a text be there.
+
+    Raises:
+        AnatomyError: Such a field is there.
+    """
+    for name in names:
+        value = getattr(record, name)
+        if not (value is None or callable(value) or (or_text and isinstance(value, str) and value)):
+            raise _wrong_field(record, name, f"{'a text, ' if or_text else ''}a function or None")
+
+
+def require(record: object, name: str, right: object, expected: str) -> None:
+    """Refuse a record of the anatomy with a field that is wrong for a reason of its own.
+
+    Raises:
+        AnatomyError: It is not right.
+    """
+    if not right:
+        raise _wrong_field(record, name, expected)
+
+
+def _wrong_field(record: object, name: str, expected: str) -> AnatomyError:
+    """The error for a wrong field of the anatomy: it names record and field, what that may be, and its value."""
+    value: Any = getattr(record, name)
+    return AnatomyError(f"{type(record).__name__}.{name} must be {expected}, got {value!r:.80}")

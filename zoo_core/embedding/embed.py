@@ -23,7 +23,7 @@ from zoo_core.images.loading import Loaded, Source, in_batches, load_images, sou
 from zoo_core.images.preprocessing import transforms
 from zoo_core.images.read import read
 from zoo_core.recipe.open_model import open_model
-from zoo_core.registry.entry_points import plugin_entries
+from zoo_core.registry.plugins import plugin_entries
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring

@@ -14,8 +14,7 @@ from zoo_core.contract.card import Card
 from zoo_core.contract.card_file import CardFile
 from zoo_core.errors import AnatomyError, CatalogError, raised_in
 from zoo_core.registry.choose import Entry
-from zoo_core.registry.entry_points import is_installed, version_of
-from zoo_core.registry.plugins import go_without
+from zoo_core.registry.plugins import go_without, is_installed, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView

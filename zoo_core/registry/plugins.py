@@ -1,14 +1,23 @@
-"""Finding and loading plugins, one by one, so that none can stop another.
+"""Finding plugins by their entry points, and loading them one by one, so that none can stop another.
 
 pluggy's own loader ends at the first plugin that raises and drops a second plugin of the same name without a word. Here
 the entry points are taken in sorted order, each in a ``try`` of its own, and what goes wrong is kept as data.
+
+What is installed is found by looking into the folders of ``sys.path``. ``importlib.metadata`` does this too, and its
+import alone takes twice as long as the start of python. A look into each folder and each file of entry points is so
+quick that nothing needs to be kept from one process to the next, and what is never kept is never out of date. Where
+distributions are found in another way, in zip files or through an import hook, ``importlib.metadata`` is used.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pkgutil import resolve_name
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +25,12 @@ from zoo_core import settings
 from zoo_core.contract import hooks
 from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning
-from zoo_core.registry.entry_points import plugin_entries
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from importlib.metadata import EntryPoint
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from importlib.metadata import Distribution, EntryPoint
 
-    from zoo_core.registry.entry_points import Found
 
 SLOW = 1.0
 """Seconds that loading a plugin may take before it is called slow."""
@@ -46,7 +53,7 @@ class Plugin:
     """
 
     name: str
-    source: EntryPoint | Found | str
+    source: EntryPoint | PluginEntry | str
     families: tuple[Family, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
     has_engine: bool = False
@@ -67,7 +74,7 @@ class Plugin:
         return f"{name} {version}" if name else self.source.value
 
 
-def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tuple[Plugin, ...]:
+def load_plugins(entry_points: Iterable[EntryPoint | PluginEntry] | None = None) -> tuple[Plugin, ...]:
     """Load every installed plugin, or those given, in the order of their names.
 
     Args:
@@ -84,7 +91,7 @@ def load_plugins(entry_points: Iterable[EntryPoint | Found] | None = None) -> tu
     return tuple(load_plugin(entry.name, entry.load, entry, rivals=rivals[entry.name]) for entry in result)
 
 
-def _entries_to_load() -> list[EntryPoint | Found]:
+def _entries_to_load() -> list[EntryPoint | PluginEntry]:
     """The plugins to find and load: all entry points that are installed and that the settings do not leave out."""
     only, without = settings.plugins(), settings.disabled_plugins()
     result = plugin_entries()
@@ -105,7 +112,10 @@ def warn_of_unknown(variable: str, names: Iterable[str], known: Iterable[str]) -
 
 
 def load_plugin(
-    name: str, load: Callable[[], Any], source: EntryPoint | Found | str, rivals: Iterable[EntryPoint | Found] = ()
+    name: str,
+    load: Callable[[], Any],
+    source: EntryPoint | PluginEntry | str,
+    rivals: Iterable[EntryPoint | PluginEntry] = (),
 ) -> Plugin:
     """Load one plugin and ask it what it contributes; a failure is recorded, not raised.
 
@@ -164,7 +174,7 @@ def go_without(plugin: Plugin) -> str:
     return f"report it to the authors of {plugin.origin}; ZOO_DISABLE={plugin.name} does without it"
 
 
-def _refuse_rivals(name: str, rivals: list[EntryPoint | Found]) -> None:
+def _refuse_rivals(name: str, rivals: list[EntryPoint | PluginEntry]) -> None:
     """Refuse to load plugins of which two have the same name: DuplicatePlugin."""
     if len(rivals) > 1:
         origins = tuple(Plugin(name, rival).origin for rival in rivals)
@@ -255,3 +265,141 @@ def _checked_commands(answer: object) -> Mapping[str, str]:
     if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
         raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
     return answer
+
+
+GROUP = "zoo_core"
+_SUFFIXES = (".dist-info", ".egg-info")
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """An entry point of a plugin, as ``importlib.metadata.EntryPoint``, whose names it uses.
+
+    Attributes:
+        name: What the plugin is called.
+        value: ``"package.module"`` or ``"package.module:attribute"``.
+        folder: The metadata of the distribution that it is from.
+    """
+
+    name: str
+    value: str
+    folder: str
+
+    @property
+    def module(self) -> str:
+        """The module of ``value``."""
+        return self.value.partition(":")[0]
+
+    @property
+    def dist(self) -> Distribution:
+        """The distribution, read now."""
+        from importlib.metadata import Distribution
+        from pathlib import Path
+
+        return Distribution.at(Path(self.folder))
+
+    def load(self) -> Any:
+        """Import what it names."""
+        return resolve_name(self.value)
+
+
+def plugin_entries() -> tuple[Any, ...]:
+    """The entry points in the group ``zoo_core``; of two distributions of one name the first on ``sys.path`` counts."""
+    if not _can_read_folders():
+        from importlib.metadata import entry_points
+
+        return tuple(entry_points(group=GROUP))
+    _folders.cache_clear()
+    return tuple(entry for folder in _folders(tuple(sys.path)).values() for entry in _entries(folder))
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution, such as the library of a family, is installed where plugins are; spelt in any way.
+
+    Example:
+        >>> is_installed("Torch"), is_installed("a-missing-library")
+        (True, False)
+    """
+    if _normalized(distribution) in _folders(tuple(sys.path)):
+        return True
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as read
+
+    try:
+        read(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def version_of(distribution: str) -> str | None:
+    """The version of a distribution that is installed where plugins are, spelt in any way; None when it is not.
+
+    Example:
+        >>> version_of("Torch").count(".") >= 2, version_of("a-missing-library")
+        (True, None)
+    """
+    folder = _folders(tuple(sys.path)).get(_normalized(distribution), "")
+    version = os.path.basename(folder).removesuffix(".dist-info").partition("-")[2]  # noqa: PTH119 - as below
+    if version and folder.endswith(".dist-info"):
+        return version
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as read
+
+    try:
+        return read(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _can_read_folders() -> bool:
+    """Whether plugins can be found in folders: all distributions lie in some, as pip and uv put them."""
+    if any(path and os.path.isfile(path) for path in sys.path):  # noqa: PTH113 - Path is not imported for this
+        return False
+    finders = (finder for finder in sys.meta_path if hasattr(finder, "find_distributions"))
+    return all(getattr(finder, "__module__", "").startswith("_frozen_importlib") for finder in finders)
+
+
+@lru_cache(maxsize=1)
+def _folders(paths: tuple[str, ...]) -> dict[str, str]:
+    """The metadata folder of each distribution, where a plugin has its entry points, by its name as it is compared."""
+    result: dict[str, str] = {}
+    for path in paths:
+        for name in _names_in(path or "."):
+            if name.endswith(_SUFFIXES):
+                folder = os.path.join(path, name)  # noqa: PTH118 - the folders of sys.path are texts
+                result.setdefault(_normalized(name.rpartition(".")[0].partition("-")[0]), folder)
+    return result
+
+
+def _names_in(path: str) -> Iterable[str]:
+    """Names in a folder of ``sys.path`` where plugins may be installed; none where it cannot be read."""
+    try:
+        return sorted(os.listdir(path))  # noqa: PTH208 - as above
+    except OSError:
+        return ()
+
+
+def _normalized(name: str) -> str:
+    """Name of an installed plugin's distribution, normalized to compare it: runs of ``-``, ``_`` and ``.`` are one."""
+    parts = name.lower().replace("_", "-").replace(".", "-").split("-")
+    return "-".join(part for part in parts if part)
+
+
+def _entries(folder: str) -> Iterator[PluginEntry]:
+    """The entry points of plugins in the metadata folder of one distribution."""
+    try:
+        with open(os.path.join(folder, "entry_points.txt"), "rb") as file:  # noqa: PTH118, PTH123
+            content = file.read()
+    except OSError:
+        return
+    if GROUP.encode() not in content:
+        return
+    inside = False
+    for line in content.decode("utf-8", "replace").splitlines():
+        if line.startswith("["):
+            inside = line.strip() == f"[{GROUP}]"
+        elif inside:
+            name, equals, value = line.partition("[")[0].partition("=")
+            if equals and not name.lstrip().startswith(("#", ";")):
+                yield PluginEntry(name.strip(), value.strip(), folder)
