@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import math
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
-from click import unstyle
 
 from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.exporting.agreement import compare, require_agreement
-from zoo_core.exporting.formats import FORMATS, input_name
-from zoo_core.exporting.named_outputs import NamedOutputs, Prepare
+from zoo_core.exporting.formats import FORMATS, open_exported, write_exported
+from zoo_core.exporting.named_outputs import NamedOutputs, Prepare, input_name
 from zoo_core.exporting.quantize import Quantized, quantize, require_quantizable
 from zoo_core.images.preprocessing import Numbers, numbers_of, require_known, resized
 from zoo_core.recipe.open_model import gives_features, open_model, require_values
@@ -134,8 +133,8 @@ def export(
     uncast = torch.autocast(x.device.type, enabled=False)  # a file must not keep the casts of this moment
     with _ONE_AT_A_TIME, evaluating(runs.model), torch.no_grad(), uncast, _staged(target) as partial:
         runs.eval()(x)
-        _write(kind, runs, x, partial, _metadata(opened, x, runs, size), dynamic=dynamic)
-        run = _open_exported(kind, partial)
+        write_exported(kind, runs, x, partial, _metadata(opened, x, runs, size), dynamic=dynamic)
+        run = open_exported(kind, partial)
         difference, largest = compare(runs, run, x, dynamic=dynamic)
         require_agreement(runs, run, x, difference, largest, dtype)
         quantized = None if int8 is None else quantize(opened, partial, int8, size)
@@ -168,7 +167,7 @@ def _format_of(target: Path, to: str | None) -> str:
 
 
 def _require_free(target: Path, kind: Format) -> None:
-    """Refuse to replace files that are there, before a model is built and run."""
+    """Refuse to replace files that are there, before ``zoo.export`` builds a model and runs it."""
     for file in (target, kind.beside(target)):
         if file is not None and (file.exists() or file.is_symlink()):
             raise UsageError(
@@ -211,60 +210,6 @@ def _staged(target: Path) -> Iterator[Path]:
         raise UsageError(f"{target} cannot be written", cause=str(error), hint="another path") from error
 
 
-def _write(
-    kind: Format, model: NamedOutputs, x: Tensor, path: Path, metadata: dict[str, Any], *, dynamic: bool
-) -> None:
-    """Write the exported file; what an exporter raises becomes an error that says why."""
-    try:
-        text = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-        kind.write(model, x, path, text, dynamic)
-    except (ZooError, OSError):
-        raise
-    except Exception as error:  # exporters raise whatever they meet in a model's code
-        reason = _reason(error)
-        raise NotSupported(
-            "this model cannot be exported so",
-            cause=reason,
-            hint=_export_hint(reason, dynamic=dynamic),
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """What an exporter or a runtime raised, in a line, and what caused it first: torch tells how to report the rest."""
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    return _line_of(error) if root is error else f"{_line_of(error)}, since {_line_of(root)}"
-
-
-def _line_of(error: BaseException) -> str:
-    lines = [line.strip() for line in unstyle(str(error)).splitlines() if line.strip()] or ["without a message"]
-    words = next((line for line in lines if not line.endswith(":")), lines[0])  # OpenVINO's first name its code
-    return f"{type(error).__name__}: {words}"
-
-
-def _export_hint(reason: str, *, dynamic: bool) -> str:
-    """Hint of the error for a model that cannot be exported, by the exporter's reason."""
-    if "data-dependent" in reason:
-        return "a forward without a branch on values, such as one with torch.where"
-    return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
-
-
-def _open_exported(kind: Format, path: Path) -> Run:
-    """The file just exported, opened in its runtime; what the runtime raises becomes an error that says why."""
-    try:
-        return kind.open(path)
-    except ZooError:
-        raise
-    except Exception as error:  # a runtime refuses what the exporter wrote, such as a type that it has no kernels for
-        raise NotSupported(
-            "the runtime does not take the file",
-            cause=_reason(error),
-            done="no file was written",
-            hint="model.float(), where the runtime has no kernels for its type, or another format for to",
-        ) from error
-
-
 def _export_example(model: nn.Module, size: int | Sequence[int] | None, frames: int | None) -> Tensor:
     """Batch of two images or clips of noise to export a model with, of the size that it sees."""
     one = example_input(model)
@@ -290,7 +235,7 @@ def _known_numbers(model: nn.Module, size: int | Sequence[int] | None) -> Prepro
 
 
 def _bytes_like(x: Tensor) -> Tensor:
-    """Images as they are decoded, of the size of a batch, for an exported graph with its preprocessing."""
+    """Images as they are decoded, of the size of a batch, to export a graph with its preprocessing."""
     shape = (x.shape[0], *x.shape[2:], x.shape[1])
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device="cpu").to(x.device)
@@ -328,3 +273,109 @@ def _metadata(model: nn.Module, x: Tensor, runs: NamedOutputs, size: int | Seque
         "preprocessing": preprocessing,
         "normalizes": isinstance(runs.prepare, Prepare),
     }
+
+
+_ALLOWED = 1e-3
+"""How far outputs may be apart, as a share of the largest: runtimes fuse and reorder what they compute."""
+_ROUNDINGS = 16
+"""The same for half precision, in roundings of its type."""
+_OWN, _MOST = 2, 0.05
+"""The same for a model whose rounding grows with its depth, in differences from itself in float64; and at most this."""
+
+
+def compare(model: NamedOutputs, run: Run, x: Tensor, *, dynamic: bool) -> tuple[float, float]:
+    """The largest difference of an exported output from the model's, and the largest of its values; nan is kept.
+
+    Of several outputs it is that of the one where it is the largest share: maps of one model differ in scale.
+    """
+    pairs = [[0.0, 0.0] for _ in model.names]
+    for batch in [x, torch.cat([x.flip(-1), x[:1]]), x[:1]] if dynamic else [x]:
+        for pair, expected, result in zip(pairs, model(batch), run(batch), strict=True):
+            if expected.shape != result.shape:
+                return math.inf, expected.abs().max().item()
+            pair[:] = _max_or_nan(pair[0], _apart(expected, result)), _max_or_nan(pair[1], expected.abs().max().item())
+    difference, largest = max(
+        pairs, key=lambda pair: math.inf if math.isnan(sum(pair)) else pair[0] / max(pair[1], 1e-6)
+    )
+    return difference, largest
+
+
+def _apart(expected: Tensor, result: Tensor) -> float:
+    """The largest difference between an output of the model and of its exported file, of one shape."""
+    return (expected.double() - result.to(expected.device).double()).abs().max().item()
+
+
+def _max_or_nan(first: float, second: float) -> float:
+    """The larger of two differences of exported outputs, nan where one is: ``max`` would lose it."""
+    return first if math.isnan(first) else second if math.isnan(second) else max(first, second)
+
+
+def require_agreement(
+    model: NamedOutputs, run: Run, x: Tensor, difference: float, largest: float, dtype: torch.dtype
+) -> None:
+    """Refuse an exported file that gives other outputs than the model, and say why where that can be found.
+
+    Args:
+        model: The model with named outputs.
+        run: The file, opened in its runtime.
+        x: The batch it was exported with.
+        difference: The largest difference between their outputs.
+        largest: The largest of the model's.
+        dtype: In which the model computes.
+
+    Raises:
+        ZooError: They are further apart than a share of the largest, and than the model is from itself in float64.
+    """
+    if not math.isfinite(largest):
+        raise ZooError(
+            "the model returns nan or infinity for an image of noise, so that nothing can be compared",
+            done="no file was written",
+            hint="zoo.activation_stats(model, x) names the layer where it begins",
+        )
+    share = max(_ALLOWED, _ROUNDINGS * torch.finfo(dtype).eps) if dtype.is_floating_point else _ALLOWED
+    allowed = share * max(largest, 1e-6)
+    if difference <= allowed:
+        return
+    is_random = any(not torch.equal(*pair) for pair in zip(model(x), model(x), strict=True))
+    rounding = 0.0 if is_random else _own_rounding(model, x)
+    if difference <= min(_OWN * rounding, _MOST * largest):
+        return
+    otherwise = "another format for to, or another version of torch"
+    cause, hint = None, otherwise
+    if is_random:
+        cause, hint = "the model itself gives something else each time, in eval mode too", "a model without randomness"
+    elif rounding > allowed:
+        cause = f"rounding grows in the model: in float64 it gives outputs that are {rounding:.2g} from its own"
+    elif _gives_images_alone(model(x), run, x, share):
+        cause = "the runtime gives them for one image at a time and not for a batch, which is a fault of its own"
+    raise ZooError(
+        "the file gives other outputs than the model",
+        expected=f"a difference of at most {share:.2g} of the largest output, {largest:.4g}",
+        got=f"{difference:.4g}",
+        done="no file was written",
+        cause=cause,
+        hint=hint,
+    )
+
+
+def _own_rounding(model: NamedOutputs, x: Tensor) -> float:
+    """How far the outputs of a model are from its own in float64; 0 where it does not compute in that."""
+    if not x.is_floating_point():
+        return 0.0
+    try:
+        exact = copy.deepcopy(model).double()(x.double())
+        return max(_apart(*pair) for pair in zip(exact, model(x), strict=True))
+    except Exception:  # noqa: BLE001 - code of the model, which may make tensors of float32 itself, or cannot be copied
+        return 0.0
+
+
+def _gives_images_alone(expected: Sequence[Tensor], run: Run, x: Tensor, share: float) -> bool:
+    """Whether an exported file gives the outputs of each image of a batch where it is given alone."""
+    try:
+        alone = [torch.cat(each) for each in zip(*(run(image) for image in x.chunk(len(x))), strict=True)]
+    except Exception:  # noqa: BLE001 - of the runtime, where the file takes no batch of one
+        return False
+    return all(
+        one.shape == each.shape and _apart(each, one) <= share * max(each.abs().max().item(), 1e-6)
+        for one, each in zip(alone, expected, strict=True)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from click import unstyle
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import NotSupported, ZooError
+from zoo_core.exporting.named_outputs import NamedOutputs, input_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -204,7 +207,7 @@ def _is_whole(path: Path) -> bool:
 
 
 class _FlatAttention(TorchFunctionMode):
-    """Attention over other than four axes, such as windows of an image, as over four: torch exports no other."""
+    """Attention over other than four axes, such as windows, as over four: torch writes no other in ONNX."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, or such an attention with other axes."""
@@ -226,19 +229,6 @@ def _flat_attention(
         mask = mask.expand(*axes, *mask.shape[-3:]).flatten(0, -4)
     query, key, value = (each.flatten(0, -4) for each in (query, key, value))
     return torch.unflatten(scaled_dot_product_attention(query, key, value, mask, *args, **kwargs), 0, axes)
-
-
-def input_name(outputs: Sequence[str]) -> str:
-    """What every format calls the input of an exported model: ``"image"``, or a name that no output has.
-
-    Example:
-        >>> input_name(("scores",)), input_name(("image", "shape"))
-        ('image', 'input_image')
-    """
-    name = "image"
-    while name in outputs:
-        name = f"input_{name}"
-    return name
 
 
 def _open_onnx(path: Path) -> Run:
@@ -325,6 +315,60 @@ def _require_openvino() -> Any:
     except ImportError as error:
         raise ZooError("OpenVINO needs openvino", hint="pip install 'zoo-core[export,openvino]'") from error
     return openvino
+
+
+def write_exported(
+    kind: Format, model: NamedOutputs, x: Tensor, path: Path, metadata: dict[str, Any], *, dynamic: bool
+) -> None:
+    """Write the file in a format; what an exporter raises becomes an error that says why."""
+    try:
+        text = json.dumps(metadata, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        kind.write(model, x, path, text, dynamic)
+    except (ZooError, OSError):
+        raise
+    except Exception as error:  # exporters raise whatever they meet in a model's code
+        reason = _reason(error)
+        raise NotSupported(
+            "this model cannot be exported so",
+            cause=reason,
+            hint=_export_hint(reason, dynamic=dynamic),
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an exporter or a runtime raised, in a line, and what caused it first: torch tells how to report the rest."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return _line_of(error) if root is error else f"{_line_of(error)}, since {_line_of(root)}"
+
+
+def _line_of(error: BaseException) -> str:
+    lines = [line.strip() for line in unstyle(str(error)).splitlines() if line.strip()] or ["without a message"]
+    words = next((line for line in lines if not line.endswith(":")), lines[0])  # OpenVINO's first name its code
+    return f"{type(error).__name__}: {words}"
+
+
+def _export_hint(reason: str, *, dynamic: bool) -> str:
+    """Hint of the error for a model that a format cannot be written of, by the exporter's reason."""
+    if "data-dependent" in reason:
+        return "a forward without a branch on values, such as one with torch.where"
+    return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
+
+
+def open_exported(kind: Format, path: Path) -> Run:
+    """Open the file of a format just written, in its runtime; what that raises becomes an error that says why."""
+    try:
+        return kind.open(path)
+    except ZooError:
+        raise
+    except Exception as error:  # a runtime refuses what the exporter wrote, such as a type that it has no kernels for
+        raise NotSupported(
+            "the runtime does not take the file",
+            cause=_reason(error),
+            done="no file was written",
+            hint="model.float(), where the runtime has no kernels for its type, or another format for to",
+        ) from error
 
 
 FORMATS = {

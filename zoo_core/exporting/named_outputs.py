@@ -15,6 +15,8 @@ from zoo_core.surgery.head.scores import Outputs
 from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zoo_core.contract.card import Preprocessing
 
 _RGB = 3
@@ -114,3 +116,16 @@ class NamedOutputs(nn.Module):
             f"an output of the type {type(output).__name__} has no place in an exported graph",
             expected="a tensor, or a dict of tensors",
         )
+
+
+def input_name(outputs: Sequence[str]) -> str:
+    """The name of the input beside the named outputs: ``"image"``, or one that no output has.
+
+    Example:
+        >>> input_name(("scores",)), input_name(("image", "shape"))
+        ('image', 'input_image')
+    """
+    name = "image"
+    while name in outputs:
+        name = f"input_{name}"
+    return name
