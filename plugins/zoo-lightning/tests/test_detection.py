@@ -16,7 +16,7 @@ from support.fine_tuning import QUIET
 from zoo_lightning import finetune, read_data
 from zoo_lightning.command import finetune as command
 from zoo_lightning.datasets import datasets
-from zoo_lightning.evaluate import keypoint_map
+from zoo_lightning.detect import keypoint_map
 from zoo_lightning.tasks import build
 
 import zoo_core as zoo

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Timer
 from sklearn.metrics import average_precision_score, log_loss
 from support.fine_tuning import QUIET, RUN, weights
 from zoo_lightning import FineTune, finetune, read_data
+from zoo_lightning.classify import ClassifierEvaluation
 from zoo_lightning.command import finetune as command
 from zoo_lightning.data import ImageData, Sample
 from zoo_lightning.data_loaders import loaders
-from zoo_lightning.evaluate import Evaluation
 from zoo_lightning.module import LabelPrecision
 from zoo_lightning.report import curves
 from zoo_lightning.run import check_run
@@ -66,7 +66,7 @@ def test_confusions_of_many_classes_are_the_pairs_and_no_matrix(digits):
     targets = torch.tensor([0, 0, 3, 5])
     probabilities = torch.eye(200)[torch.tensor([7, 7, 9, 5])]
     data = ImageData((), (Sample(digits / "0" / "000.png", (0,), "a"),) * 4, tuple(names))
-    page = "".join(Evaluation(probabilities, targets).sections(data))
+    page = "".join(ClassifierEvaluation(probabilities, targets).sections(data))
     assert "<tr><td>class 0</td><td>class 7</td><td>2</td></tr><tr><td>class 3</td><td>class 9</td><td>1</td>" in page
     assert "class 199" not in page
 
@@ -171,7 +171,7 @@ def test_the_score_of_several_labels_is_that_of_sklearn_over_the_labels_that_are
         score.update(scores[rows], targets[rows])
     expected = average_precision_score(targets[:, present], scores[:, present], average="macro")
     assert score.compute().item() == pytest.approx(expected)
-    found = Evaluation(scores.sigmoid(), targets.float())
+    found = ClassifierEvaluation(scores.sigmoid(), targets.float())
     losses = [log_loss(row, each, labels=[0, 1]) for row, each in zip(targets, scores.sigmoid().double(), strict=True)]
     wrong = {number for number, row in enumerate((scores >= 0) != targets.bool()) if row.any()}
     assert found.mistakes(5) == sorted(wrong, key=lambda number: -losses[number])[:5]

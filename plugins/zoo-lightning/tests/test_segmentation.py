@@ -13,8 +13,7 @@ from support.fine_tuning import QUIET
 from torchmetrics.classification import MulticlassJaccardIndex
 from zoo_lightning import finetune, read_data
 from zoo_lightning.datasets import datasets
-from zoo_lightning.evaluate import SegmentationEvaluation
-from zoo_lightning.segment import FineTuneSegmenter
+from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation
 
 import zoo_core as zoo
 from zoo_core.errors import NotSupported, UsageError

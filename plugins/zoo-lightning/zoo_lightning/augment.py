@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.masks import IGNORED
+from zoo_lightning.mask_folders import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,3 +101,17 @@ def sides_of(model: nn.Module) -> tuple[int, int]:
     numbers = zoo.preprocessing(model)
     sides = numbers.crop or numbers.resize
     return sides[0], sides[-1]
+
+
+def mixed_seed(seed: int, number: int) -> int:
+    """Seed for augmenting one sample of a dataset, or for one epoch, far from its neighbours (SplitMix64's finalizer).
+
+    Example:
+        >>> mixed_seed(0, 1) != mixed_seed(1, 0)
+        True
+    """
+    mask = (1 << 64) - 1
+    value = (seed * 0x9E3779B97F4A7C15 + number + 0x9E3779B97F4A7C15) & mask
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+    return (value ^ (value >> 31)) >> 1

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from zoo_core import errors
 from zoo_lightning.module import METRIC
-from zoo_lightning.resume import POINT
+from zoo_lightning.resume import POINT, ResumePoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,27 +50,6 @@ class Finite(Callback):
         measured = trainer.callback_metrics
         losses = {name: float(measured[name]) for name in looked_at if name in measured}
         require_finite(losses, trainer.current_epoch)
-
-
-class ResumePoint(Checkpoint):
-    """Callback of Lightning's that writes a checkpoint after each epoch, under another name until it is whole.
-
-    It is a ``Checkpoint``, and comes after ``ModelCheckpoint`` in the list, so that Lightning calls it last: it holds
-    the state of all other callbacks after the epoch, such as which one was the best.
-
-    Args:
-        path: The checkpoint to go on from.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Every process takes part, as sharded strategies need; one renames."""
-        partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            partial.replace(self.path)
 
 
 class Stopping(EarlyStopping):

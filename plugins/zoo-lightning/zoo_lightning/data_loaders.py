@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Sampler
 
-from zoo_lightning.datasets import datasets, mixed_seed
+from zoo_lightning.augment import mixed_seed
+from zoo_lightning.datasets import datasets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +57,8 @@ class EpochSampler(Sampler[int]):
 
     def _indices_to_load(self) -> range:
         """Indices of the samples that this process loads, every world-size-th; in training all have equally many."""
-        rank, world = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
+        is_shared = distributed.is_available() and distributed.is_initialized()
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if is_shared else (0, 1)
         end = self.length if self.seed is None else -(-self.length // world) * world
         return range(rank, end, world)
 
@@ -85,11 +87,6 @@ class EpochBatches(Sampler[list[int]]):
         for number in range(count := len(self)):
             end = (number + 1) * self.batch_size if number < count - 1 else len(places)
             yield places[number * self.batch_size : end]
-
-
-def _is_distributed() -> bool:
-    """Whether several processes share the samples, so that the data loader of each loads a part of them."""
-    return distributed.is_available() and distributed.is_initialized()
 
 
 def loaders(

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import zoo_core as zoo
-from zoo_lightning.augment import transform_for
+from zoo_lightning.augment import mixed_seed, transform_for
 from zoo_lightning.coco import size_of, with_visibility
+from zoo_lightning.detect import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -104,20 +105,6 @@ class WholeMaskDataset(ImageDataset):
         return self.transform(sample.image()), sample.target().as_subclass(Tensor).long()
 
 
-def mixed_seed(seed: int, number: int) -> int:
-    """Seed for augmenting one sample of a dataset, or for one epoch, far from its neighbours (SplitMix64's finalizer).
-
-    Example:
-        >>> mixed_seed(0, 1) != mixed_seed(1, 0)
-        True
-    """
-    mask = (1 << 64) - 1
-    value = (seed * 0x9E3779B97F4A7C15 + number + 0x9E3779B97F4A7C15) & mask
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
-    return (value ^ (value >> 31)) >> 1
-
-
 def datasets(data: ImageData, model: nn.Module, *, augment: str, seed: int) -> tuple[ImageDataset, ImageDataset]:
     """The two datasets: what is trained on, with augmentations, and what is validated with."""
     plain, augmented = (transform_for(model, each, data.task) for each in ("none", augment))
@@ -131,10 +118,3 @@ def datasets(data: ImageData, model: nn.Module, *, augment: str, seed: int) -> t
         return MaskDataset(data.train, augmented, seed=seed), WholeMaskDataset(data.val, zoo.transforms(model))
     width = len(data.class_names) if data.multi_label else 0
     return ImageDataset(data.train, augmented, width, seed), ImageDataset(data.val, plain, width, seed)
-
-
-def parts_of(model: nn.Module) -> frozenset[str]:
-    """Targets that a dataset loads beside boxes, as its detector learns them: ``"masks"``, ``"keypoints"``."""
-    found = zoo.anatomy(model)
-    has = {"masks": "mask" in {site.role for site in found.heads}, "keypoints": found.keypoints is not None}
-    return frozenset(name for name, there in has.items() if there)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +19,11 @@ from torchvision.transforms import v2
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.datasets import mixed_seed
+from zoo_lightning.augment import mixed_seed
 from zoo_lightning.strategies import require_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 METRIC = "val_score"
 """Accuracy, or mean average precision where an image has several classes."""
@@ -251,8 +250,11 @@ class FineTune(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of the optimizer, of what is frozen too."""
-        with _trainable(self.model):
+        """The parameter groups of the optimizer, of what is frozen too: it has its group when it is unfrozen later."""
+        frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)  # noqa: FBT003 - torch's own signature
+        try:
             return zoo.param_groups(
                 self.model,
                 lr=self.lr,
@@ -260,6 +262,9 @@ class FineTune(LightningModule):
                 layer_decay=self.layer_decay,
                 weight_decay=self.weight_decay,
             )
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature
 
 
 def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
@@ -281,7 +286,7 @@ def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
 
 
 def parameters_of(model: nn.Module, part: str) -> set[str]:
-    """The names of the parameters that unfreezing a part makes trainable; the model stays as it is.
+    """The parameters that ``FineTune`` trains once it unfreezes a part, by name; the model stays as it is.
 
     Raises:
         UnknownPart: There is no such part.
@@ -297,7 +302,7 @@ def parameters_of(model: nn.Module, part: str) -> set[str]:
 
 
 def require_frozen(model: nn.Module, unfreeze_at: Mapping[str, int]) -> None:
-    """Refuse a schedule that unfreezes what is trained from the first epoch on.
+    """Refuse an ``unfreeze_at`` of ``FineTune`` for what is trained from the first epoch on.
 
     Raises:
         UsageError: A part of it is not frozen.
@@ -310,16 +315,3 @@ def require_frozen(model: nn.Module, unfreeze_at: Mapping[str, int]) -> None:
                 cause="it trains from the first epoch on",
                 hint="freeze='backbone' (--freeze backbone) freezes it until then; or leave it out of unfreeze_at",
             )
-
-
-@contextmanager
-def _trainable(model: nn.Module) -> Iterator[None]:
-    """Every parameter of the module with gradients inside the block, so that one unfrozen later has its group."""
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)  # noqa: FBT003 - torch's own signature
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)  # noqa: FBT003 - torch's own signature

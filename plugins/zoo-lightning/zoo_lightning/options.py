@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import errors
+from zoo_lightning.data import DATA_OF
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_NOT_FOR = {
+    "classification": (),
+    "detection": ("mixup", "label_smoothing", "balance", "head_epochs"),
+    "segmentation": ("mixup", "head_epochs"),
+}
+"""Options that mean nothing for the data of a task."""
 _LEAST = {"epochs": 0, "head_epochs": 0, "workers": 0, "seed": 0, "batch_size": 1, "accumulate": 1, "adapter_rank": 1}
 _AT_LEAST_0, _SHARE = (0.0, 3e38), (0.0, 1.0)
 """No tensor of single precision holds a number much greater than 3e38."""
@@ -123,3 +130,13 @@ def _require_numbers(options: Options) -> None:
             )
     if options.patience is not None and (type(options.patience) is not int or options.patience < 1):
         raise errors.UsageError(f"patience cannot be {options.patience!r}", expected="an integer of at least 1")
+
+
+def require_options(task: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing for a task.
+
+    Raises:
+        UsageError: One is set.
+    """
+    if wrong := [name for name in _NOT_FOR[task] if options[name]]:
+        raise errors.UsageError(f"{wrong[0]} is not for {DATA_OF[task]}", hint="leave it out")

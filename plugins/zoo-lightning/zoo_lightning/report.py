@@ -40,6 +40,10 @@ th { font-weight: 600; } svg { max-width: 100%; height: auto; } figure { display
 figcaption { font-size: .85rem; max-width: 8rem; } .lines path { fill: none; stroke-width: 2; }
 """
 _SIDE = 96
+WORST = 8
+"""How many images are shown of those that the model is worst at."""
+_WIDEST, _PAIRS = 30, 50
+"""Classes of the largest matrix of confusions that can be read, and the pairs shown of more."""
 _COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
 _WIDTH, _HEIGHT, _MARGIN = 420, 220, 34
 
@@ -102,6 +106,17 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
     return f'<table tabindex="0">{head}{body}</table>'
 
 
+def confusion_table(counts: Tensor, names: Sequence[str]) -> str:
+    """Table of how often a class was taken for another; of many classes only the pairs that were, most often first."""
+    if len(names) <= _WIDEST:
+        rows = [[name, *map(str, row)] for name, row in zip(names, counts.tolist(), strict=True)]
+        return table(rows, ["true \\ predicted", *names])
+    wrong = counts.clone().fill_diagonal_(0).flatten()
+    order = [place for place in wrong.argsort(descending=True, stable=True)[:_PAIRS].tolist() if wrong[place]]
+    pairs = [(names[place // len(names)], names[place % len(names)], str(wrong[place].item())) for place in order]
+    return table(pairs, ("true", "predicted", "images")) if pairs else "<p>None was taken for another.</p>"
+
+
 def curves(history: Sequence[Mapping[str, float]], names: Sequence[str], label: str) -> str:
     """Lines over the epochs as inline SVG on an HTML page."""
     every = {name: [row[name] for row in history if name in row] for name in names}
@@ -139,7 +154,7 @@ def _legend(x: int, y: int, text: str, colors: Mapping[str, str] | None = None) 
 
 
 def figure(image: Any, caption: str) -> str:
-    """A small image on an HTML page, with a line of text below it."""
+    """A small image on the page of a report, with a line of text below it."""
     escaped = escape(caption)
     source = f"data:image/png;base64,{_thumbnail(image)}"
     return f'<figure><img alt="{escaped}" src="{source}"><figcaption>{escaped}</figcaption></figure>'

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 
+from lightning.pytorch.callbacks import Checkpoint
+
 from zoo_core import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from lightning.pytorch import LightningModule, Trainer
 
 POINT, FACTS = "last.ckpt", "run.json"
 
@@ -183,3 +187,24 @@ def _is_write_error(error: OSError | RuntimeError, work: Path) -> bool:
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     about = path is not None and (path == work or path in work.parents or work in path.parents)
     return about or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class ResumePoint(Checkpoint):
+    """Callback of Lightning's that writes a checkpoint after each epoch, under another name until it is whole.
+
+    It is a ``Checkpoint``, and comes after ``ModelCheckpoint`` in the list, so that Lightning calls it last: it holds
+    the state of all other callbacks after the epoch, such as which one was the best.
+
+    Args:
+        path: The checkpoint to go on from.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """Every process takes part, as sharded strategies need; one renames."""
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            partial.replace(self.path)

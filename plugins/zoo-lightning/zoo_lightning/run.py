@@ -28,12 +28,12 @@ from zoo_lightning.data_loaders import loaders
 from zoo_lightning.datasets import datasets
 from zoo_lightning.head_first import begin_with_head
 from zoo_lightning.module import FineTune, require_frozen, require_trainable
-from zoo_lightning.options import Options, checked
+from zoo_lightning.options import Options, checked, require_options
 from zoo_lightning.read import read_data
 from zoo_lightning.report import write_report
 from zoo_lightning.resume import POINT, begin, require_free, require_same_run, resumable
 from zoo_lightning.strategies import require_processes, shards
-from zoo_lightning.tasks import build, evaluation_of, module_for, require_options, suited
+from zoo_lightning.tasks import build, evaluation_of, module_for, suited
 
 if TYPE_CHECKING:
     import os
@@ -223,9 +223,6 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
     schedule = options.unfreeze_at or {}
     require_trainable(built, [name for name, epoch in schedule.items() if not epoch])
     require_frozen(built, schedule)
-    counts = data.counts()
-    total = sum(counts.values()) if data.task == "segmentation" else len(data.train)
-    weights = _class_weights(counts, total, multi_label=data.multi_label) if options.balance else None
     return module_for(
         built,
         data,
@@ -234,7 +231,7 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
         layer_decay=options.layer_decay,
         weight_decay=options.weight_decay,
         label_smoothing=options.label_smoothing,
-        class_weights=weights,
+        class_weights=data.class_weights() if options.balance else None,
         mixup=options.mixup,
         multi_label=data.multi_label,
         unfreeze_at=options.unfreeze_at,
@@ -260,21 +257,16 @@ def _freeze(model: nn.Module, parts: Sequence[str]) -> None:
             zoo.freeze(model, part)
 
 
-def _class_weights(counts: Mapping[str, int], total: int, *, multi_label: bool) -> list[float]:
-    """Class weights in the loss of a balanced run, so that all count alike; for labels, of images with the label."""
-    if multi_label:
-        return [max(total - each, 1) / each for each in counts.values()]
-    return [total / (len(counts) * max(each, 1)) for each in counts.values()]
-
-
 def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:
     """Lightning's Trainer for a run, with the arguments of the caller."""
+    own = arguments.pop("callbacks", None)
+    own = [own] if isinstance(own, Callback) else list(own or ())
     settings: dict[str, Any] = {
         "max_epochs": options.epochs,
         "precision": options.precision,
         "accumulate_grad_batches": options.accumulate,
         "default_root_dir": work,
-        "callbacks": [*callbacks, *_listed(arguments.pop("callbacks", None))],
+        "callbacks": [*callbacks, *own],
         "logger": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -292,11 +284,6 @@ def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], argume
             if "`fsdp`" in str(error)
             else "another precision, or other arguments for trainer",
         ) from error
-
-
-def _listed(callbacks: Any) -> list[Callback]:
-    """The callbacks of the caller as a list; Lightning's Trainer takes one alone too, and None."""
-    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
 
 
 def _find_lr(engine: Trainer, module: FineTune, train: Any, val: Any) -> None:

@@ -1,7 +1,8 @@
-"""``FineTuneSegmenter``: a model that gives a class for each pixel, in training."""
+"""``FineTuneSegmenter``: a model that gives a class for each pixel, in training, and its evaluation."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,16 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.masks import IGNORED
+from zoo_lightning.mask_folders import IGNORED
 from zoo_lightning.module import METRIC, FineTune
+from zoo_lightning.report import WORST, figure, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from torch.utils.data import DataLoader
+
+    from zoo_lightning.data import ImageData
 
 
 _AUXILIARY = 0.5
@@ -98,3 +104,77 @@ class FineTuneSegmenter(FineTune):
 def at_size(scores: Tensor, targets: Tensor) -> Tensor:
     """The scores of a segmentation in the size of the masks, as ``zoo.predict`` brings them there."""
     return functional.interpolate(scores.float(), size=targets.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class SegmentationEvaluation:
+    """Evaluation of a fine-tuned segmentation model: confusion of pixels and worst images of the validation split.
+
+    Attributes:
+        confusion: ``[true, predicted]`` counts of pixels.
+        worst: The images with the least share of right pixels: this share, their number, and the classes seen.
+    """
+
+    confusion: Tensor
+    worst: tuple[tuple[float, int, Tensor], ...] = field(default=(), repr=False)
+
+    def intersection_over_union(self) -> Tensor:
+        """Of each class; nan for one that is neither there nor predicted.
+
+        Example:
+            >>> SegmentationEvaluation(torch.tensor([[3, 1], [0, 4]])).intersection_over_union().tolist()
+            [0.75, 0.8]
+        """
+        both = self.confusion.diag().double()
+        return both / (self.confusion.sum(0) + self.confusion.sum(1) - both)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean intersection over union, and the share of right pixels."""
+        right = float(self.confusion.diag().sum() / self.confusion.sum().clamp(min=1))
+        return {"mean_iou": float(self.intersection_over_union().nanmean()), "pixel_accuracy": right}
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The name and the value of what counts most."""
+        return "mean_iou", self.metrics["mean_iou"]
+
+    def sections(self, data: ImageData) -> Iterator[str]:
+        """What a report says of it."""
+        yield "<h2>Intersection over union</h2>"
+        values = self.intersection_over_union().tolist()
+        pixels = self.confusion.sum(1).tolist()
+        rows = [
+            (name, f"{value:.3f}", str(count))
+            for name, value, count in zip(data.class_names, values, pixels, strict=True)
+        ]
+        yield table(rows, ("class", "intersection over union", "pixels"))
+        yield "<h2>Confusion of pixels</h2>"
+        counts = self.confusion.tolist()
+        body = [[name, *map(str, row)] for name, row in zip(data.class_names, counts, strict=True)]
+        yield table(body, ["true \\ predicted", *data.class_names])
+        yield "<h2>Worst images</h2>"
+        for share, index, labels in self.worst:
+            sample = data.val[index]
+            seen = zoo.Segmentation(labels.long(), data.class_names)
+            image = seen.draw(zoo.read_image(sample.source))
+            yield figure(image, f"{sample.name}: {share:.0%} of the pixels right")
+
+
+@torch.no_grad()
+def evaluate_segmenter(module: FineTuneSegmenter, batches: DataLoader[Any], classes: int) -> SegmentationEvaluation:
+    """Evaluate a segmentation model on images; its mode is afterwards as it was."""
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    worst: list[tuple[float, int, Tensor]] = []
+    for index, (images, targets) in enumerate(batches):
+        labels = at_size(module(images.to(device)).cpu(), targets).argmax(1)
+        counted = targets != IGNORED
+        pairs = targets[counted] * classes + labels[counted]
+        confusion += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        share = float((labels == targets)[counted].float().mean()) if counted.any() else 1.0
+        worst = sorted([*worst, (share, index, labels[0].to(torch.uint8))], key=lambda each: each[0])[:WORST]
+    module.train(was_training)
+    return SegmentationEvaluation(confusion, tuple(worst))

@@ -12,57 +12,34 @@ from torchvision.models import segmentation
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.augment import sides_of
-from zoo_lightning.data import shortened
+from zoo_lightning.classify import ClassifierEvaluation, evaluate_classifier
+from zoo_lightning.data import DATA_OF
 from zoo_lightning.data_loaders import collate_for, val_batch
-from zoo_lightning.datasets import parts_of
-from zoo_lightning.detect import DETECTORS, FineTuneDetector
-from zoo_lightning.evaluate import (
+from zoo_lightning.detect import (
+    DETECTORS,
     DetectionEvaluation,
-    Evaluation,
-    SegmentationEvaluation,
-    evaluate,
+    FineTuneDetector,
     evaluate_detector,
-    evaluate_segmenter,
+    parts_of,
+    require_masks,
 )
 from zoo_lightning.module import FineTune
-from zoo_lightning.segment import FineTuneSegmenter
+from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation, evaluate_segmenter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
     from torch.utils.data import Dataset
 
     from zoo_lightning.data import ImageData
 
-AnyEvaluation = Evaluation | DetectionEvaluation | SegmentationEvaluation
+AnyEvaluation = ClassifierEvaluation | DetectionEvaluation | SegmentationEvaluation
 
 _MODULES: dict[str, type[FineTune]] = {
     "classification": FineTune,
     "detection": FineTuneDetector,
     "segmentation": FineTuneSegmenter,
 }
-_DATA = {
-    "classification": "images with classes",
-    "detection": "images with boxes",
-    "segmentation": "images with masks",
-}
 _SEGMENTERS = (segmentation.FCN, segmentation.DeepLabV3, segmentation.LRASPP)
-_NOT_FOR = {
-    "classification": (),
-    "detection": ("mixup", "label_smoothing", "balance", "head_epochs"),
-    "segmentation": ("mixup", "head_epochs"),
-}
-
-
-def require_options(task: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that mean nothing for a task.
-
-    Raises:
-        UsageError: One is set.
-    """
-    if wrong := [name for name in _NOT_FOR[task] if options[name]]:
-        raise errors.UsageError(f"{wrong[0]} is not for {_DATA[task]}", hint="leave it out")
 
 
 def build(name: str, data: ImageData, seed: int, *, weights: str | None = "default", values: bool = True) -> nn.Module:
@@ -83,7 +60,8 @@ def build(name: str, data: ImageData, seed: int, *, weights: str | None = "defau
         more["weights"] = weights
     if not values:
         more["device"] = "meta"
-        if task and (weights is None or not is_file(weights)):  # a tag is looked up, and nothing is downloaded
+        is_file = weights is not None and ("/" in weights or Path(weights).suffix != "" or Path(weights).exists())
+        if task and not is_file:  # a tag is looked up, and nothing is downloaded
             zoo.info(name if weights in (None, "default") else f"{name}@{weights}")
             name, more["weights"] = name.partition("@")[0], None
     model = zoo.get(name, num_classes=len(data.class_names), seed=seed, **more)
@@ -95,18 +73,8 @@ def build(name: str, data: ImageData, seed: int, *, weights: str | None = "defau
     return model
 
 
-def is_file(weights: str) -> bool:
-    """Whether the weights to build a model for a task with are a file of the user's own, and not a tag.
-
-    Example:
-        >>> is_file("runs/last.ckpt"), is_file("IMAGENET1K_V1")
-        (True, False)
-    """
-    return "/" in weights or Path(weights).suffix != "" or Path(weights).exists()
-
-
 def require_name(name: str, data: ImageData) -> str:
-    """The task of a model that is named; empty for a save, which says it when it is built.
+    """The task of a model that is named; empty where it is known only when the model is built.
 
     Raises:
         UsageError: The data is for another task.
@@ -119,7 +87,7 @@ def require_name(name: str, data: ImageData) -> str:
 
 
 def is_save(name: str) -> bool:
-    """Whether a name is of a save, a folder or a repository on the hub, whose task is known only when it is built.
+    """Whether the task of a model is known only when it is built: its name is a folder, or a repository on the hub.
 
     Example:
         >>> is_save("./flowers"), is_save("hf://me/flowers"), is_save("timm/resnet18")
@@ -146,7 +114,7 @@ def suited(model: nn.Module, data: ImageData) -> nn.Module:
             hint=f"zoo.swap_head(model, {count})",
         )
     if data.task == "detection" and "masks" in parts_of(model):
-        _require_masks(data)
+        require_masks(data)
     if data.task == "segmentation" and zoo.preprocessing(model).crop:
         whole = replace(zoo.preprocessing(model), crop=None, resize=sides_of(model), fit="squash")
         zoo.set_preprocessing(model, whole)
@@ -158,21 +126,9 @@ def _require_task(name: str, task: str, data: ImageData) -> None:
     task = "detection" if task == "keypoints" else task
     if task != data.task:
         raise errors.UsageError(
-            f"{name} is for {task}, and the data is {_DATA[data.task]}",
-            expected=_DATA.get(task, f"a model for {data.task}"),
+            f"{name} is for {task}, and the data is {DATA_OF[data.task]}",
+            expected=DATA_OF.get(task, f"a model for {data.task}"),
             hint=f"zoo list --task {data.task} has the models for it",
-        )
-
-
-def _require_masks(data: ImageData) -> None:
-    """Refuse data that does not suit the task of a detector with masks, as some of its objects have none."""
-    samples: Any = (*data.train, *data.val)
-    without = [sample.name for sample in samples if any(each.shape is None for each in sample.objects)]
-    if without:
-        raise errors.UsageError(
-            f"{len(without)} of {len(samples)} images have objects without a mask, such as {without[0]}",
-            cause=shortened(data.notes) or None,
-            hint="a detector without masks, such as fasterrcnn_resnet50_fpn, takes boxes alone",
         )
 
 
@@ -184,7 +140,7 @@ def module_for(model: nn.Module, data: ImageData, **options: Any) -> FineTune:
 def evaluation_of(
     module: FineTune, dataset: Dataset[Any], data: ImageData, *, batch_size: int, workers: int
 ) -> AnyEvaluation:
-    """What a model makes of the validation images, as its task is evaluated."""
+    """Evaluate the model of a run on the validation images, as models of its task are."""
     batches: DataLoader[Any] = DataLoader(
         dataset, batch_size=val_batch(data.task, batch_size), num_workers=workers, collate_fn=collate_for(data.task)
     )
@@ -192,4 +148,4 @@ def evaluation_of(
         return evaluate_detector(module, batches)
     if isinstance(module, FineTuneSegmenter):
         return evaluate_segmenter(module, batches, len(data.class_names))
-    return evaluate(module, batches)
+    return evaluate_classifier(module, batches)
