@@ -75,7 +75,7 @@ def _set_logging(value: tuple[list[logging.Handler], int, int]) -> None:
 
 
 def _numpy(name: str, **values: Any) -> Any:
-    """Call numpy's function of this name, if it is installed: it reads or puts back what is kept for the process."""
+    """Call numpy's function of this name, if installed: to compare or put back what it keeps for the process."""
     numpy = sys.modules.get("numpy")
     return getattr(numpy, name)(**values) if numpy else None
 

@@ -95,7 +95,7 @@ def _example_to_trace(card: Card) -> Any:
 
 
 def _compare_heads(declared: Anatomy, found: Anatomy) -> str:
-    """Verdict on traced heads, compared with the declared ones: right, refused or wrong."""
+    """How traced heads compare with the declared ones: right, refused or wrong."""
     if not found.heads:
         return "refused" if declared.heads else "right"
     right = _sites(declared) == _sites(found) and declared.main and found.main
@@ -143,7 +143,7 @@ channels and strides are the declared ones. `python -m zoo_core.testing.traced` 
 
 
 def _shares(family: str, rows: Sequence[Row]) -> str:
-    """One family's line of the table: how many of its models are traced as the plugin declares them."""
+    """The line of a family in the table that compares: how many models are traced as the plugin declares them."""
     count = Counter(row.heads for row in rows)
 
     def share(number: int) -> str:

@@ -306,7 +306,7 @@ def _with_values(name: str) -> nn.Module:
 
 
 def _draw_zeros(model: nn.Module) -> None:
-    """Randomize a new head that is all zeros in a model under test, so that its scores depend on its input."""
+    """Build a model under test so that its scores depend on its input: randomize a new head that is all zeros."""
     known = dict(model.named_modules())
     layers = [known[head.path] for head in anatomy_of(model).heads if head.path in known]
     with torch.no_grad(), seeded(0):

@@ -19,6 +19,7 @@ from support.cadene import (
     shared,
 )
 from support.random_numbers import WithoutRandomNumbers
+from zoo_pretrainedmodels import picklable_models
 from zoo_pretrainedmodels.anatomy import anatomy
 from zoo_pretrainedmodels.build import build
 
@@ -96,3 +97,8 @@ def test_the_library_is_imported_and_its_models_are_built_without_a_warning():
     )
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_resnext_pickled_by_version_0_1_finds_what_is_there_in_place_of_a_lambda():
+    old = pickle.loads(b"czoo_pretrainedmodels.build\n_same\n.")  # as such a pickle names it
+    assert old is picklable_models.unchanged

@@ -8,7 +8,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from zoo_pretrainedmodels import library as lib
@@ -29,6 +29,8 @@ _CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
 }
 """Class that the library builds to the class the model gets instead."""
 
+_same = picklable_models.unchanged
+"""The name by which a ResNeXt that was pickled by version 0.1 looks for it."""
 _PATCHED = ("features", "logits", "forward")
 
 
@@ -69,7 +71,7 @@ def build(name: str, num_classes: int = 1000, *, aux_logits: bool = True) -> nn.
 
 
 def _reclass(model: nn.Module) -> None:
-    """Give a built model a class of its own for what the library patched on the instance."""
+    """Build a model into one of a class of its own, for what the library patched on the instance."""
     for name in _PATCHED:
         model.__dict__.pop(name, None)
     model.__class__ = _CLASSES[type(model)]
@@ -98,7 +100,7 @@ def _own_features(model: Any) -> None:
     model.features = deepcopy(model.features).to(torch.get_default_device())
     for module in model.features.modules():
         if hasattr(module, "lambda_func"):
-            module.lambda_func = add if type(module).__name__ == "LambdaReduce" else _same
+            module.lambda_func = add if type(module).__name__ == "LambdaReduce" else picklable_models.unchanged
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
 
@@ -109,11 +111,6 @@ def _drop_auxiliary_head(model: Any, name: str) -> None:
         msg = f"{name} has no auxiliary head that aux_logits=False could leave out"
         raise ValueError(msg)
     model.aux_logits, model.AuxLogits = False, None
-
-
-def _same(x: Tensor) -> Tensor:
-    """A tensor as it is: what a ResNeXt is built with in place of a lambda of the library's."""
-    return x
 
 
 def _resize_head(model: Any, num_classes: int) -> None:

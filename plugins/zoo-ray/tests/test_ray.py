@@ -92,8 +92,8 @@ def test_an_image_that_kills_every_worker_ends_the_run_in_words(cluster, photos,
 
 def test_one_image_of_a_batch_travels_without_the_others():
     batch = torch.zeros(100, 3, 32, 32)
-    actors = pytest.importorskip("zoo_ray.actors")
-    (chunk,) = actors._in_chunks([(Source("image 0", batch[0]), "")], 8)
+    cluster = pytest.importorskip("zoo_ray.cluster")
+    (chunk,) = cluster._in_chunks([(Source("image 0", batch[0]), "")], 8)
     assert len(pickle.dumps(chunk)) < batch.nbytes / 50
 
 
@@ -109,8 +109,8 @@ def test_a_cluster_that_is_not_there_is_refused_with_its_address_at_once(photos,
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", None])
 def test_what_listens_and_is_no_ray_is_refused_within_seconds(monkeypatch, answer):
-    actors = pytest.importorskip("zoo_ray.actors")
-    monkeypatch.setattr(actors, "_SECONDS", 0.5)
+    cluster = pytest.importorskip("zoo_ray.cluster")
+    monkeypatch.setattr(cluster, "_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve():
@@ -123,7 +123,7 @@ def test_what_listens_and_is_no_ray_is_refused_within_seconds(monkeypatch, answe
 
         threading.Thread(target=serve, daemon=True).start()
         with pytest.raises(OSError, match=r"what listens there is no Ray: it (answered|did not answer)"):
-            actors._require_cluster(f"127.0.0.1:{server.getsockname()[1]}")
+            cluster._require_cluster(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def _answers_as_grpc(connection):
@@ -152,7 +152,7 @@ def test_a_server_of_grpc_that_is_no_ray_is_given_up_after_an_attempt_of_a_minut
 
 
 def test_a_cluster_is_known_by_what_it_answers(cluster):
-    pytest.importorskip("zoo_ray.actors")._require_cluster(cluster.get_runtime_context().gcs_address)
+    pytest.importorskip("zoo_ray.cluster")._require_cluster(cluster.get_runtime_context().gcs_address)
 
 
 def test_the_command_writes_the_rows_of_a_cluster_and_goes_on_with_them(cluster, photos, tmp_path):

@@ -17,6 +17,6 @@ def embed_engine(embedder: Any, sources: Iterable[Any]) -> Iterator[Any]:
         embedder: A model that is ready to embed.
         sources: Images with their labels.
     """
-    from zoo_ray.actors import rows
+    from zoo_ray.cluster import rows
 
     return rows(embedder, sources)

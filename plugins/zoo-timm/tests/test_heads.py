@@ -5,12 +5,14 @@ Everything here runs on the meta device: shapes are real, values are not, and th
 
 from __future__ import annotations
 
+import pickle
 from functools import lru_cache
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from zoo_timm import combined_heads
 
 import zoo_core as zoo
 from zoo_core import errors
@@ -180,3 +182,8 @@ def test_a_head_with_batch_norms_knows_where_it_is_given_tokens(name, scores_tok
     model = zoo.get(f"timm/{name}", weights=None, head=head, device="meta").eval()
     assert [site.tokens for site in zoo.anatomy(model).heads] == scores_tokens
     assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 9)
+
+
+def test_a_model_pickled_by_version_0_1_finds_what_combines_its_scores():
+    old = pickle.loads(b"czoo_timm.heads\nAveraged\n.")  # as such a pickle names it
+    assert old is combined_heads.Averaged

@@ -1,32 +1,28 @@
-"""The heads of a timm model: the layers that score the classes, read from the built module, and how scores combine.
+"""The heads of a timm model: the layers that score the classes, read from the built module.
 
 timm's own ``get_classifier`` says where to look. It often returns a container, such as a batch norm and a linear layer
 together, or a list of heads, so that the layer itself has to be found in there. What timm declares as ``classifier``
-belongs to an architecture's name, and misses what options such as ``num_classes=0`` change. Where several heads score,
-timm does not say what each is given: there is a class for each way to combine them.
+belongs to an architecture's name, and misses what options such as ``num_classes=0`` change.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from zoo_core.plugin import AnatomyError, Head
+from zoo_timm.combined_heads import Apart, Averaged, Concatenated, PlusBestPatch, Weighed, image_and_patches, two_tokens
 from zoo_timm.timm_stages import row_for_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from timm.models.volo import VOLO
-
-    from zoo_core.plugin import Chain
-
     Role = Literal["main", "aux", "distilled", "summed"]
     Kind = Literal["linear", "conv"]
 
+COMBINED = (Apart, Averaged, Concatenated, PlusBestPatch, Weighed, image_and_patches, two_tokens)
+"""What models that were pickled by version 0.1 look for here."""
 _LAYERS = (nn.Linear, nn.Conv2d, nn.Identity)
 
 _ATTENTION_POOLS = {"AttentionPool2d", "RotAttentionPool2d"}
@@ -220,20 +216,8 @@ def _has_module(model: nn.Module, path: str) -> bool:
     return isinstance(owner, nn.Module)
 
 
-def two_tokens(model: Any, tokens: Tensor) -> Tensor:
-    """What two combined heads are given, ``[N, 2, C]``: the class token for one, the distillation token for one."""
-    result: Tensor = model.head_drop(tokens[:, :2])
-    return result
-
-
-def image_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
-    """What the two heads of timm's VOLO are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
-    image: Tensor = model.forward_head(tokens, pre_logits=True)
-    return torch.cat([image[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
-
-
 class _AllTokens:
-    """Stands in for a head of timm's, an attention pool, in its forward: it scores all tokens before one is picked."""
+    """Stands in for a head that is an attention pool, in its forward: it scores all tokens before one is picked."""
 
     def __init__(self, pool: nn.Module) -> None:
         self._of = pool
@@ -252,109 +236,5 @@ def attended(model: Any, features: Tensor) -> Tensor:
 
 
 def first_token(x: Tensor) -> Tensor:
-    """``[N, L, C]`` to ``[N, C]``: the first token's scores, of those of all tokens."""
+    """The scores of a head that is an attention pool: ``[N, L, C]`` of all tokens to ``[N, C]``, of the first."""
     return x[:, 0]
-
-
-@dataclass(frozen=True)
-class Apart:
-    """A pooled vector, and other modules before each of two combined heads, such as LeViT's two batch norms.
-
-    Attributes:
-        then: The modules before each head.
-    """
-
-    then: tuple[Chain, ...]
-
-    def __call__(self, model: Any, features: Any) -> Tensor:
-        """Features to ``[N, 2, C]``, what each of the heads is given."""
-        pooled = model.forward_head(features, pre_logits=True)
-        return torch.stack([chain(model, pooled) for chain in self.then], dim=1)
-
-
-@dataclass(frozen=True)
-class Combined:
-    """The scores of several heads of a timm model, combined.
-
-    Attributes:
-        paths: The head sites, in the order in which they are given their parts.
-    """
-
-    paths: tuple[str, ...]
-
-    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
-        """What the heads are given, as one tensor, to scores."""
-        raise NotImplementedError
-
-    def _scores(self, model: nn.Module, given: tuple[Tensor, ...]) -> list[Tensor]:
-        return [model.get_submodule(path)(x) for path, x in zip(self.paths, given, strict=True)]
-
-
-@dataclass(frozen=True)
-class Averaged(Combined):
-    """The scores of two heads of a timm model, one of them distilled, combined as their mean.
-
-    Attributes:
-        paths: The head sites.
-        apart: Whether they are given vectors of their own, ``[N, 2, C]``, or the same one.
-    """
-
-    apart: bool = False
-
-    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
-        """What the heads are given to scores."""
-        main, distilled = self._scores(model, pooled.unbind(1) if self.apart else (pooled, pooled))
-        return (main + distilled) / 2
-
-
-@dataclass(frozen=True)
-class PlusBestPatch(Combined):
-    """The two heads of timm's VOLO combined: the scores of the image, and half of the best of its patches."""
-
-    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
-        """What the heads are given to scores."""
-        image, patches = self._scores(model, (pooled[:, 0], pooled[:, 1:]))
-        return image + 0.5 * patches.max(1)[0]
-
-
-@dataclass(frozen=True)
-class Concatenated(Combined):
-    """CrossViT's heads combined: their mean, where each is given its own part of the vector.
-
-    Attributes:
-        paths: The head sites.
-        widths: How many of the features each is given.
-    """
-
-    widths: tuple[int, ...]
-
-    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
-        """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
-        if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
-            return pooled
-        return torch.stack(self._scores(model, torch.split(pooled, list(self.widths), dim=1))).mean(0)
-
-
-@dataclass(frozen=True)
-class Weighed(Concatenated):
-    """EfficientViM's heads combined: scores of each depth, weighed and added up; the mean of two sums if distilled.
-
-    Attributes:
-        paths: The head sites, those of the distilled sum after the others.
-        widths: How many of the features each is given.
-        uses: Names of the parameters that weigh the heads of each sum.
-    """
-
-    uses: tuple[str, ...]
-
-    def __call__(self, model: nn.Module, pooled: Tensor) -> Tensor:
-        """What the heads are given to scores; the whole vector, as in timm, while there are no heads."""
-        if isinstance(model.get_submodule(self.paths[0]), nn.Identity):
-            return pooled
-        sums = len(self.uses)
-        depths = len(self.paths) // sums
-        scores = self._scores(model, torch.split(pooled, list(self.widths[:depths]), dim=1) * sums)
-        weights = [weight for name in self.uses for weight in getattr(model, name).softmax(-1)]
-        weighed = [weight * each for weight, each in zip(weights, scores, strict=True)]
-        result = [torch.stack(weighed[start : start + depths]).sum(0) for start in range(0, len(weighed), depths)]
-        return result[0] if sums == 1 else (result[0] + result[1]) / 2

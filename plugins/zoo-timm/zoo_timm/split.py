@@ -11,21 +11,8 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo_core.plugin import Chain, Head
-from zoo_timm.heads import (
-    NAMES,
-    Apart,
-    Averaged,
-    Concatenated,
-    PlusBestPatch,
-    Weighed,
-    around,
-    attended,
-    attends,
-    first_token,
-    image_and_patches,
-    is_timms,
-    two_tokens,
-)
+from zoo_timm.combined_heads import Apart, Averaged, Concatenated, PlusBestPatch, Weighed, image_and_patches, two_tokens
+from zoo_timm.heads import NAMES, around, attended, attends, first_token, is_timms
 from zoo_timm.timm_stages import layout, row_for_class
 
 if TYPE_CHECKING:

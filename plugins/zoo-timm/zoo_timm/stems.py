@@ -42,7 +42,7 @@ def stem(model: nn.Module) -> tuple[str, ...]:
 
 
 def _first_layers(model: nn.Module, start: str) -> Iterator[str]:
-    """The layers of a stem: the first one under a path, and those beside it."""
+    """The layers of a timm model's stem: the first one under a path, and those beside it."""
     path = _first_layer(model, start)
     if path is None:
         return
@@ -69,6 +69,6 @@ def _each(model: nn.Module, path: str) -> Iterator[str]:
 
 
 def _first_layer(model: nn.Module, start: str) -> str | None:
-    """The first convolution or linear layer under a path, with which a stem starts."""
+    """The first convolution or linear layer under a path, with which the stem of a timm model starts."""
     modules = model.get_submodule(start).named_modules(prefix=start)
     return next((path for path, module in modules if isinstance(module, nn.Conv2d | nn.Linear)), None)

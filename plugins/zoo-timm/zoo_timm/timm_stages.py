@@ -78,7 +78,7 @@ READS: Mapping[str, Callable[[str], Callable[[Any, Any], Any]]] = {
 
 
 def coat(model: Any) -> Iterator[Stage]:
-    """The trunk of CoaT: four scales that run one after another, then blocks in which the last three of them meet.
+    """The stages of timm's CoaT: four scales, one after another, then blocks in which the last three meet.
 
     What each scale has of its own was registered in the order of the kinds of modules; its blocks share two of them.
     """

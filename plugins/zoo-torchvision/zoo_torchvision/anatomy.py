@@ -110,7 +110,7 @@ def _is_quantized(model: nn.Module) -> bool:
 
 
 def _of_quantized(model: nn.Module) -> Anatomy:
-    """The anatomy of a quantised model: no head, stem or stages, as its layers hold packed integers, not parameters.
+    """The anatomy of a quantised torchvision model: no head, stem or stages, as its layers hold packed integers.
 
     Args:
         model: A quantised model.

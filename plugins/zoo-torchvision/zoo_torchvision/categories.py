@@ -19,7 +19,7 @@ def kinetics_400() -> tuple[str, ...]:
 
 
 def coco() -> tuple[str, ...]:
-    """The 91 categories of COCO's objects as detectors number them, 11 unused and called ``"N/A"``; 0 is nothing.
+    """The 91 categories of COCO as torchvision's detectors number them, 11 unused and called ``"N/A"``; 0 is nothing.
 
     Example:
         >>> coco()[:3]

@@ -96,5 +96,5 @@ def _stages(model: nn.Module) -> tuple[Stage, ...]:
 
 
 def _enlarged(x: Tensor, size: Any) -> Tensor:
-    """Maps or scores of a segmentation model enlarged to a height and width."""
+    """Maps or scores of torchvision's segmentation models enlarged to a height and width."""
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -89,7 +89,7 @@ _VIDEO_AXES = 5
 
 
 def _call_built(card: Card, model: nn.Module) -> object:
-    """Call a built model as those of its task are: its scores, as the anatomy finds them, or all without a head."""
+    """Check that a built model runs as those of its task are called; gives its scores, or all without a head."""
     try:
         with torch.no_grad():
             output = model(*inputs_of(card))
@@ -120,7 +120,7 @@ def _is_traced(card: Card) -> bool:
 
 
 def _parameters(model: nn.Module) -> int:
-    """How many parameters a model has, to compare with its card."""
+    """How many parameters a model has that was built, to compare with its card."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -223,7 +223,7 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
 
 
 def _check_own_attributes(label: str, model: nn.Module, again: nn.Module) -> None:
-    """A model that was built has a configuration of its own, if surgery changes a number there."""
+    """Check that two builds of a model share no configuration in which surgery changes a number."""
     anatomy = metadata_of(model).anatomy
     for path in (*(path for head in anatomy.heads for path in head.attributes), *anatomy.channel_attributes):
         owner = path.rpartition(".")[0]
@@ -239,7 +239,7 @@ def _check_own_attributes(label: str, model: nn.Module, again: nn.Module) -> Non
 
 
 def _class_name(module: nn.Module) -> str:
-    """What the class of a module that was built is called: torch makes one for each layer that it parametrizes."""
+    """The name of a module's class, to compare two builds: torch makes a class for each layer that it parametrizes."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
@@ -260,7 +260,7 @@ def _check_seeded(card: Card, model: nn.Module) -> None:
 
 
 def _is_first(*what: str) -> bool:
-    """Whether this is looked at for the first time: what stays in memory is looked for once a family."""
+    """Whether builds of a family are checked for the first time: what stays in memory is looked for once."""
     result = what not in _looked_at
     _looked_at.add(what)
     return result
@@ -278,7 +278,7 @@ def _check_released(card: Card, references: dict[str, weakref.ref[torch.Tensor]]
 
 
 def _check_tensors_left(card: Card, model: nn.Module, anatomy: Callable[[nn.Module], Any]) -> None:
-    """Check that asking a built model for its anatomy has no side effect on memory: no tensor is left there."""
+    """In the check of builds, that asking for the anatomy leaves no tensor in memory."""
     before = _count_tensors()
     anatomy(model)
     more = _count_tensors() - before
@@ -292,7 +292,7 @@ def _check_tensors_left(card: Card, model: nn.Module, anatomy: Callable[[nn.Modu
 
 
 def _count_tensors() -> int:
-    """How many tensors the process has in memory, to check that none is left there as a side effect."""
+    """How many tensors there are in memory, for the check of builds that none is left there."""
     return sum(type(each) is torch.Tensor or type(each) is nn.Parameter for each in gc.get_objects())
 
 
@@ -325,8 +325,11 @@ def marks_of(model: nn.Module) -> Iterable[tuple[str, object]]:
     """
     for name, tensor in _tensors(model):
         is_buffer = not isinstance(tensor, nn.Parameter) and not tensor.is_meta
-        # an optimizer would go on with a tensor that was replaced
-        yield name, (id(tensor), _bytes(tensor) if is_buffer else tensor._version)  # noqa: SLF001 - torch's only way
+        if is_buffer:
+            value: object = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        else:
+            value = tensor._version  # noqa: SLF001 - torch's only way
+        yield name, (id(tensor), value)  # an optimizer would go on with a tensor that was replaced
     for path, module in model.named_modules():
         yield f"the module {path}", type(module)
         yield f"the mode of {path or 'the model'}", module.training
@@ -339,13 +342,8 @@ def marks_of(model: nn.Module) -> Iterable[tuple[str, object]]:
         yield f"the gradient of {name}", parameter.grad is None
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    """The bytes of a buffer, by which the check of builds sees a side effect on it."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
 def _comparable(value: Any) -> object:
-    """A value of a built model's anatomy in a form that is equal where asking twice gives the same, for the check."""
+    """In the check of builds, a value of an anatomy in a form that is equal where asking twice gives the same."""
     if isinstance(value, tuple | list):
         return [_comparable(each) for each in value]
     if isinstance(value, partial):

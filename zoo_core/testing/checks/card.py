@@ -107,7 +107,7 @@ def check_card(card: Card) -> None:
 
 
 def _check_tags(card: Card) -> None:
-    """The tags of weights in a card can be requested and kept as files, and no two are of one digest."""
+    """In the check of a card, that its tags can be requested and kept as files, and no two are of one digest."""
     files: dict[str, tuple[str, str]] = {}
     for weights in card.weights:
         usable = bool(_TAG.fullmatch(weights.tag)) and weights.tag.lower() not in _RESERVED
@@ -127,7 +127,7 @@ def _check_tags(card: Card) -> None:
 
 
 def _check_source(label: str, file: Weights) -> None:
-    """Check that the URLs in a card have known schemes and hosts, and that plain http has a whole digest."""
+    """In the check of a card, that its URLs have known schemes and hosts, and that plain http has a whole digest."""
     for url in file.urls:
         require(url.startswith(_SCHEMES), f"{label}: {url} has none of the schemes {', '.join(_SCHEMES)}")
         parts = urlsplit(url)
@@ -143,7 +143,7 @@ def _check_source(label: str, file: Weights) -> None:
 
 
 def _check_url(label: str, url: str, file: Weights) -> None:
-    """Check that a URL in a card is that of a file for everybody, and its name that of the digest."""
+    """In the check of a card, that a URL is of a file for everybody, and its name that of the digest."""
     parts = urlsplit(url)
     require(
         not any(page.match(url) for page in _PAGES),
@@ -164,7 +164,7 @@ def _check_url(label: str, url: str, file: Weights) -> None:
 
 
 def _check_files(label: str, weights: Weights) -> None:
-    """Check that no file in a card has the digest of an empty one, or a URL twice."""
+    """In the check of a card, that no file has the digest of an empty one, or a URL twice."""
     for file in weights.files:
         require(file.sha256 != _EMPTY, f"{label}: {file.sha256[:8]}... is the digest of a file without a byte")
         twice = [url for url, count in Counter(file.urls).items() if count > 1]
@@ -214,7 +214,7 @@ def _class_names(label: str, categories: str | tuple[str, ...]) -> tuple[str, ..
 
 @lru_cache(maxsize=64)
 def _named_class_names(categories: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names that cards refer to, called for twice to check them; the same for hundreds of cards."""
+    """In the check of a card, the class names that it refers to, called for twice; the same for hundreds of cards."""
     return named(categories), named(categories)
 
 

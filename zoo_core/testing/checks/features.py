@@ -69,7 +69,7 @@ def check_features(card: Card) -> None:
 
 
 def _check_reads(card: Card, model: nn.Module, anatomy: Anatomy, x: Tensor) -> None:
-    """Check that what ``zoo.features`` gets by a stage's ``read`` out of what a module gives is in its graph."""
+    """In the check of features, that what a stage's ``read`` gets out of what a module gives is in its graph."""
     reading = [stage for stage in anatomy.stages if stage.read]
     if not reading:
         return

@@ -95,7 +95,7 @@ def _brighter(x: tuple[Any, ...]) -> Any:
 
 
 def _seeds_after(model: nn.Module, x: tuple[Any, ...], seed: int) -> set[tuple[str, str]]:
-    """Run a model after the generators of the process were seeded: those that it moved, and what they are then."""
+    """In the check of forward, run a model after generators were seeded: those that moved, and what they are then."""
     with seeded(seed), started_from(seed) as before:
         model(*x)
         states = {name: repr(state) for name, state in random_states().items() if state != before[name]}
@@ -222,7 +222,7 @@ def _check_device(card: Card, model: nn.Module) -> None:
 
 
 def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
-    """Check that forward by the parts of the split, without values, takes a batch of three where the model does."""
+    """Check that forward by the parts, without values, takes a batch of three where the model's own forward does."""
     with torch.no_grad():
         try:
             expected = [*scores_of(model, *arguments(card, x)).shape]
@@ -337,7 +337,7 @@ def _check_dtype(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> N
 
 
 class _InFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
-    """Notes what gives a tensor of float32, with the line that it is in."""
+    """Notes what in forward gives a tensor of float32, with the line that it is in."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's

@@ -119,7 +119,7 @@ def _check_patterns(label: str, weights: Weights, model: nn.Module) -> None:
 
 
 def _check_crop(card: Card, weights: Weights) -> None:
-    """Check that the model of a file to load takes images as its preprocessing crops them, if it takes its card's."""
+    """In the check of loading, that the model takes images as the weights crop them, if it takes its card's."""
     crop = weights.preprocessing.crop
     if crop is None or len(card.input_size) != _IMAGE or tuple(crop) == card.input_size[1:] or card.task in DETECTORS:
         return
@@ -225,14 +225,14 @@ def _check_other_files(label: str, convert: str, own: dict[str, Tensor], model: 
 
 
 def _converted_or_refused(convert: str, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor] | None:
-    """What a conversion makes of a file that is not as it should be; None where it refuses it."""
+    """In the check of loading, what a conversion makes of a file that is not as it should be; None if refused."""
     with suppress(Exception):
         return dict(resolve_name(convert)(state, model))
     return None
 
 
 def _with_zeros(label: str, model: nn.Module) -> nn.Module:
-    """A copy of the model with values, to load by a conversion that fails without: a library's loader copies them.
+    """In the check of loading, a copy of the model with values, for a conversion that fails without.
 
     Raises:
         NotChecked: It is too large for that.
@@ -266,7 +266,7 @@ def _other_values(layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kept_tensor(converted: object, right: Tensor) -> bool:
-    """Whether a tensor comes out of the conversion for loading as the file has it under its name."""
+    """In the check of loading, whether a tensor comes out of the conversion as the file has it under its name."""
     return isinstance(converted, Tensor) and converted.dtype == right.dtype and same(converted, right)
 
 
@@ -279,7 +279,7 @@ def _model_for(card: Card, weights: Weights) -> nn.Module:
 
 
 def _converted(label: str, convert: str, own: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """What the conversion of a file's state dict makes of it for loading; whatever it raises is a finding."""
+    """In the check of loading, what the conversion makes of a state dict; whatever it raises is a finding."""
     try:
         result: Any = resolve_name(convert)(own, model)
     except Exception as error:  # a plugin's own code: whatever it raises is the finding
@@ -391,7 +391,7 @@ def _without_values(card: Card) -> nn.Module | None:
 
 @contextmanager
 def _visibly_empty() -> Iterator[None]:
-    """Inside the block, memory to load values into holds NaN, and not what an earlier model left there, say."""
+    """Inside the block, memory to load values into holds NaN for the check, and not what an earlier model left."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     try:

@@ -116,7 +116,7 @@ def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
 
 
 def _copy_to_split(card: Card) -> nn.Module:
-    """A copy to split, with norms that know their inputs: an untrained GoogLeNet's signal dies before the head."""
+    """A copy to check the split of, with norms that know their inputs: GoogLeNet's signal dies before its head."""
     model = duplicate(model_under_test(card))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the class of those of any dimension

@@ -98,7 +98,7 @@ def _check_names(card: Card, anatomy: Anatomy) -> None:
 
 
 def _has_path(stage: Stage, path: str) -> bool:
-    """Whether a stage has the module of this path, which another one may be called by mistake."""
+    """In the check of the names of stages, whether a stage has the module of this path."""
     return any(under(path, each) for each in stage.modules)
 
 
@@ -143,7 +143,7 @@ def _not_by_depth(
 
 
 def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
-    """Look at what the stages give in one forward pass; without shapes where they take no image of this size."""
+    """In the check of stages, look at what they give in one forward pass; without shapes if the image is too small."""
     shapes: dict[str, torch.Size] = {}
     sizes = [x.shape]
     stages = anatomy_of(model).stages
@@ -256,7 +256,7 @@ class ModuleRun(NamedTuple):
 
 @contextmanager
 def noted_runs(model: nn.Module) -> Iterator[dict[str, ModuleRun]]:
-    """Inside the block, note what each module of a model gives, by path, in the order in which they end.
+    """In the check of stages, note inside the block what each module gives, by path, in the order in which they end.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())

@@ -182,7 +182,7 @@ def _fails_with(flag: str, model: nn.Module, given: tuple[Any, ...]) -> bool:
 
 
 def _channel_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The integers that the check of the stem takes for numbers of input channels, by path; those of layers are theirs.
+    """In the check of the stem, the integers taken for numbers of input channels, by path; those of layers are theirs.
 
     A layer inside, of which another number of channels comes in, has a weight of that width.
     """
@@ -232,7 +232,7 @@ def _check_scaling(card: Card, x: Tensor) -> None:
 
 @contextmanager
 def _noted(module: nn.Module, given: list[Tensor]) -> Iterator[None]:
-    """Inside the block, note what a module that scales or follows the stem is given."""
+    """In the check of the stem, note inside the block what a module that scales or follows it is given."""
     handle = module.register_forward_pre_hook(lambda _, taken: given.append(taken[0]))
     try:
         yield
@@ -275,7 +275,7 @@ def _uses_last_channel(card: Card, model: nn.Module, layers: dict[str, nn.Module
 
 
 def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]:
-    """Run a model to see its stem: layers in the order of their first call, and whether each is given the image.
+    """Run a model to check its stem: layers in the order of their first call, and whether each is given the image.
 
     A layer is a module with a weight of its own.
     """

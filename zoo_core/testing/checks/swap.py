@@ -224,7 +224,7 @@ def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]
 
 
 def width_of(module: nn.Module) -> int | None:
-    """How many outputs a layer has, to check a swap by; None for one that is neither linear nor a convolution."""
+    """For the check of swaps, how many outputs a layer has; None for one that is neither linear nor a convolution."""
     weight = getattr(module, "weight", None)
     return weight.shape[0] if isinstance(weight, torch.Tensor) and weight.dim() > 1 else None
 
@@ -238,18 +238,9 @@ def class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
     """The integers that the check of swaps takes for a model's numbers of classes, by path; configs included."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            yield from _attribute_counts(f"{path}.{name}".lstrip("."), name, value)
-
-
-def _attribute_counts(path: str, name: str, value: object) -> Iterator[tuple[str, int]]:
-    """Class counts that the check of swaps finds in an attribute: an integer that is called so, or its config's."""
-    if type(value) is int and ("class" in name or "label" in name):
-        yield path, value
-    elif name == "config":
-        yield from ((f"{path}.{each}", result) for each, result in _config_counts(value).items() if type(result) is int)
-
-
-def _config_counts(config: object) -> dict[str, object]:
-    """Class counts in the config of a model whose head was swapped."""
-    names = ("num_classes", "num_labels")
-    return {name: getattr(config, name) for name in names if hasattr(config, name)}
+            at = f"{path}.{name}".lstrip(".")
+            if type(value) is int and ("class" in name or "label" in name):
+                yield at, value
+            elif name == "config":
+                counts = ((each, getattr(value, each, None)) for each in ("num_classes", "num_labels"))
+                yield from ((f"{at}.{each}", count) for each, count in counts if type(count) is int)

@@ -70,14 +70,14 @@ def check_training(card: Card) -> None:
 
 
 def _is_near(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether scores in train mode are equal to rounding: a library's kernels there may sum in another order."""
+    """In the check of training, whether scores are equal to rounding: kernels there may sum in another order."""
     if theirs.is_meta or ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
         return same(ours, theirs) or (ours.shape == theirs.shape and not theirs.is_meta)
     return bool((ours - theirs).abs().max() <= _ROUNDING * theirs.abs().max())
 
 
 def _check_gradients(card: Card, model: nn.Module, scores: Tensor, run: Callable[[], Tensor]) -> None:
-    """In training a gradient reaches every parameter through the split that it reaches through forward."""
+    """In the check of training, that a gradient reaches all through the split that it reaches through forward."""
     require(
         scores.requires_grad,
         f"{card.id}: the scores of its split have no gradient: features, pool or classify work under torch.no_grad() "
@@ -156,7 +156,7 @@ def _trained_on(card: Card, model: nn.Module) -> object:
 
 
 def _check_widths(card: Card, model: nn.Module, scores: list[Tensor]) -> None:
-    """Check that what a model trains on after a swap, auxiliary scores included, is of the new classes; or losses."""
+    """In the check of training, that all that a swapped model trains on is scores of the new classes, or losses."""
     main = main_of(card, model)
     axis = -1 if main.tokens else 1
     shapes = [tuple(each.shape) for each in scores if each.dim() > 1]

@@ -141,6 +141,6 @@ def one_thread() -> Iterator[None]:
 
 
 def _accuracy(scores: Tensor, digits: Digits) -> float:
-    """Percent of the held-out digits whose highest score is the right one."""
+    """Percent of the held-out digits that the model of the demo names correctly."""
     right = scores[digits.held_out].argmax(1) == digits.labels[digits.held_out]
     return round(100 * right.double().mean().item(), 2)

@@ -1,4 +1,4 @@
-"""Actors that embed images, each with a copy of the model, and the rows that they give, in the order of the images.
+"""A Ray cluster whose actors embed images, each with a copy of the model; their rows are in the order of the images.
 
 Ray's own actors and not Ray Data's: the images are an iterator without an end, their order is that of the rows, and
 what was written decides what is left to do. Ray Data would collect the first, and knows nothing of the last.
@@ -116,7 +116,7 @@ def _started() -> Any:
 
 @contextmanager
 def _few_attempts() -> Iterator[None]:
-    """Have Ray give up after one attempt, of a minute, to connect to what is no Ray but a server of gRPC too."""
+    """Have Ray give up after one attempt, of a minute, to connect to a cluster: what is there may be no Ray."""
     if _ATTEMPTS in os.environ:
         yield
         return
