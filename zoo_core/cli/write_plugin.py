@@ -122,7 +122,7 @@ def _built(what: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _task(model: nn.Module, anatomy: Anatomy, example: Tensor) -> str:
-    """The task of a traced model for its card in a new plugin: it has scores for each image or each place."""
+    """The task in the card of a new plugin's model: it has scores for each image or each place."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -290,7 +290,7 @@ def signatures(family: str, file: Path) -> None:
 
 
 def _signature_of(card: Card) -> Signature:
-    """The signature of a model as its default weights have it, for ``zoo plugin signatures``."""
+    """The signature of a model as its default weights have it, for a file that a plugin ships."""
     from zoo_core.build.construct import as_published
     from zoo_core.surgery.metadata import anatomy_of
     from zoo_core.weights.checkpoint.signatures import sign
@@ -340,7 +340,7 @@ def parts(family: str, file: Path) -> None:
 def _write_measured(
     family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
 ) -> None:
-    """Write to a file of a plugin what is measured of each model of a family, those that fail left out."""
+    """Write to a file for a plugin to ship what is measured of each model of its family, those that fail left out."""
     made = {}
     for card in current_zoo().member(family).cards.values():
         try:

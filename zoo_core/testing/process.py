@@ -275,7 +275,7 @@ def _global_hooks() -> dict[str, dict[Any, Any]]:
 
 @contextmanager
 def printed() -> Iterator[list[str]]:
-    """Inside the block, note what it prints; that is printed at the end of the block.
+    """Inside the block, note what a plugin's code prints; that is printed at the end of the block.
 
     Yields:
         That in words, at the end of the block.

@@ -319,7 +319,7 @@ def check_values(card: Card) -> None:
 
 
 def _check_quick(card: Card) -> bool:
-    """Check that building without initial values and loading make the ordinary model; False if it needs the values."""
+    """Check that loading into a model built without values makes the ordinary one; False if it needs the values."""
     ordinary = model_under_test(card)
     if is_packed(ordinary):
         raise NotChecked(f"{card.id} is quantised: its layers pack their values while they load them")
@@ -380,7 +380,7 @@ def _check_own_loading(card: Card, model: nn.Module, state: Mapping[str, Tensor]
 
 
 def _without_values(card: Card) -> nn.Module | None:
-    """The model as zoo builds it for a file, in eval mode; None where its constructor fails without values."""
+    """The model to load into, as zoo builds it for a file; None where its constructor fails without values."""
     options = metadata_of(model_under_test(card)).options
     with seeded(0), _visibly_empty():
         model = construct(card, options, values=False)
@@ -407,14 +407,14 @@ def _compare(
     quick: nn.Module,
     of: Callable[[nn.Module], Iterable[tuple[str, Tensor]]],
 ) -> None:
-    """Require that a model built without values, and then loaded, has the same tensors as one built with them."""
+    """In the check of loading, that a model built without values has the same tensors then as one built with them."""
     theirs, ours = dict(of(ordinary)), dict(of(quick))
     other = [name for name in theirs if name not in ours or not same(ours[name], theirs[name])]
     _require_loaded(card, not other, f"the {kind} {', '.join(map(repr, other[:5]))} is another one")
 
 
 def _ties(model: nn.Module) -> list[set[str]]:
-    """The names of each parameter that has several: building without values and loading must not untie them."""
+    """The names of each parameter that has several, which loading must not untie."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
@@ -422,7 +422,7 @@ def _ties(model: nn.Module) -> list[set[str]]:
 
 
 def _require_loaded(card: Card, right: bool, finding: str) -> None:  # noqa: FBT001 - as in require
-    """Raise a finding about loading values into a model built without them unless the condition holds."""
+    """Raise a finding of the check of loading unless the condition holds."""
     if right:
         return
     raise NonConformance(
