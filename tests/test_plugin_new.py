@@ -266,7 +266,7 @@ def test_the_command_leaves_a_folder_that_is_there_alone(tmp_path):
 
 
 def test_a_plugin_that_is_installed_from_the_current_folder_passes_the_kit(plugin, monkeypatch):
-    from zoo_core.testing import family
+    from zoo_core.testing.checks import family
 
     monkeypatch.setattr(family, "import_path", lambda: [each for each in sys.path if each and each != str(plugin)])
     monkeypatch.setenv("PYTHONPATH", str(plugin))  # where an editable installation has a .pth file
