@@ -13,7 +13,7 @@ from click.shell_completion import ShellComplete
 from PIL import Image
 
 from zoo_core.cli.group import zoo as commands
-from zoo_core.weights.transport import progress
+from zoo_core.weights.download import progress_bar as progress
 
 SHOWN = ("plugins",)
 

@@ -111,7 +111,7 @@ def test_what_this_user_fetched_into_it_stays_pinned(found, server):
 
 
 def test_without_a_home_folder_its_files_are_hashed_each_time(found, monkeypatch, hashed):
-    monkeypatch.setattr(digests, "_digest_notes", lambda: None)
+    monkeypatch.setattr(digests, "_digest_note", lambda _: None)
     digest = planted(found, b"weights")
     assert [obtained(digest[:8]).sha256 for _ in range(2)] == [digest] * 2
     assert len(hashed) == 2

@@ -17,7 +17,8 @@ from zoo_core.sharing.model_card import model_card
 from zoo_core.sharing.timm_config import timm_config
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights.digest import sha256_of
-from zoo_core.weights.hub_folder import SCHEME, client, hub_error, parse
+from zoo_core.weights.hub_folder import SCHEME, client, parse
+from zoo_core.weights.transport.hub import hub_error
 
 if TYPE_CHECKING:
     import os

@@ -103,51 +103,39 @@ class Stamp:
 
 
 def noted_stamp(path: Path, digest: str) -> Stamp | None:
-    """The stamp that this user's notes have of a file, when they say that its bytes had that digest."""
-    noted = _noted_digest(path)
-    return noted[1] if noted and noted[0] == digest else None
-
-
-def has_noted(path: Path, digest: str) -> bool:
-    """Whether this user's notes say that a file had that digest; also where there is no folder for such notes."""
-    return _digest_notes() is None or noted_stamp(path, digest) is not None
-
-
-def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
-    """Note the SHA-256 digest of a file, so that it need not be hashed again: in this user's folder, not beside it."""
-    folder = _digest_notes()
-    if folder is not None and _noted_digest(path) != (digest, stamp):
-        with contextlib.suppress(OSError):  # it is hashed again, then
-            no_follow.make_folder(folder)
-            write_anew(folder / _note_name(path), f"{digest} {stamp}")
-
-
-def _noted_digest(path: Path) -> tuple[str, Stamp] | None:
-    """The SHA-256 digest of a file, with its stamp, as noted so that it need not be hashed again; None without it."""
-    folder = _digest_notes()
-    if folder is None:
-        return None
+    """The stamp of a file of which this user has noted that its SHA-256 digest is that one; None for any other."""
+    note = _digest_note(path)
     try:
-        digest, _, text = no_follow.read_text(folder / _note_name(path)).partition(" ")
-        return digest, Stamp.parse(text)
+        noted, _, text = no_follow.read_text(note).partition(" ") if note else ("", "", "")
+        return Stamp.parse(text) if noted == digest else None
     except (OSError, ValueError):
         return None
 
 
-def _digest_notes() -> Path | None:
-    """The folder of this user's notes of the digests of files; None without a home folder."""
+def has_noted(path: Path, digest: str) -> bool:
+    """Whether this user's notes say that a file had that digest; also where there is no folder for such notes."""
+    return _digest_note(path) is None or noted_stamp(path, digest) is not None
+
+
+def note_stamp(path: Path, digest: str, stamp: Stamp) -> None:
+    """Note the SHA-256 digest of a file, so that it need not be hashed again: in this user's folder, not beside it."""
+    note = _digest_note(path)
+    if note is not None and noted_stamp(path, digest) != stamp:
+        with contextlib.suppress(OSError):  # it is hashed again, then
+            no_follow.make_folder(note.parent)
+            write_anew(note, f"{digest} {stamp}")
+
+
+def _digest_note(path: Path) -> Path | None:
+    """Where this user's note of the SHA-256 digest of a file is; None without a home folder."""
     from platformdirs import user_state_path
 
     try:
         folder = user_state_path("zoo") / "stamps"
     except RuntimeError:  # of a container whose user is only a number
         return None
-    return no_follow.real(folder) if folder.is_absolute() else None
-
-
-def _note_name(path: Path) -> str:
-    """The name of the note that holds a file's SHA-256 digest, so that it need not be hashed again."""
-    return hashlib.sha256(os.fsencode(path)).hexdigest()
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()
+    return no_follow.real(folder) / name if folder.is_absolute() else None
 
 
 def steady_digest(path: Path) -> tuple[str, Stamp]:

@@ -101,7 +101,7 @@ def _existing(request: Request, final: Path) -> Artefact | None:
 
 
 def _tidied(final: Path) -> Path:
-    """The fetched file's path, once dead downloads beside it, and a bad file that was in its place, are removed."""
+    """The path in the caller's folder of the file, once dead downloads and a bad file beside it are removed."""
     sweep(final.parent, whole=final.name, spare=_SPARE)
     with contextlib.suppress(OSError):
         no_follow.unlink(aside(final))

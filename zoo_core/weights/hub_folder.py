@@ -9,10 +9,11 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
-from zoo_core.errors import DigestMismatch, FetchError, LockError, Offline, UsageError, ZooError
+from zoo_core.errors import DigestMismatch, LockError, Offline, UsageError, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.digest import Stamp, has_noted, sha256_of
+from zoo_core.weights.transport.hub import hub_error
 from zoo_core.weights.trust.lock import Locked, current_lock
 
 if TYPE_CHECKING:
@@ -28,22 +29,6 @@ _LARGEST = 16 << 20
 """Bytes of the largest recipe."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMIT_IN_URL = re.compile(r"/resolve/([0-9a-f]{40})/")
-_HINTS = {
-    "GatedRepoError": "accept its conditions on its page, and set HF_TOKEN to a token of that account",
-    "RepositoryNotFoundError": "check owner and name; where it is private, set HF_TOKEN to a token with access to it",
-    "RevisionNotFoundError": "check the branch, tag or commit after the @",
-    "EntryNotFoundError": "it has to be what zoo.push shared: a recipe.json and its tensors",
-    "ConnectError": "check the network and HF_ENDPOINT; a commit that was fetched before needs neither",
-    "TransportError": "try again; if it fails the same way, check the network and HF_ENDPOINT",
-}
-"""What to do, by the error of the client or of its transport."""
-_NO_ACCESS = "set HF_TOKEN to a token with access to this repository; to push, it needs write access"
-_HINTS_BY_STATUS = {
-    401: _NO_ACCESS,
-    403: _NO_ACCESS,
-    429: "wait a few minutes, and try again: there were too many requests",
-    **dict.fromkeys((500, 502, 503, 504), "try again later: the hub cannot answer now"),
-}
 
 
 def is_hub_name(name: object) -> bool:
@@ -150,15 +135,6 @@ def fetched_already(locked: Locked) -> bool:
     """Whether the folder of a locked save on the hub has been fetched already, at the commit in the lock."""
     repo, _ = parse(locked.name)
     return _is_whole(_root(repo) / _commit_of(locked), is_proven=True)
-
-
-def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchError:
-    """The error for the folder of a save that the hub's client could not fetch or push; it says what to do."""
-    reason = str(error).strip().partition("\n")[0]
-    kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _HINTS), "")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    said = _HINTS.get(kind) or _HINTS_BY_STATUS.get(status or 0, hint)
-    return FetchError(summary, cause=f"{type(error).__name__}: {reason}", hint=said, attempts=((name, reason),))
 
 
 def _root(repo: str) -> Path:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
-    """Obtain a user's own file in place of a proven one: its user vouches, and it is neither cached nor hashed.
+    """Obtain a file that its user vouches for, in place of a proven one: it is neither cached nor hashed.
 
     Raises:
         Unreadable: There is no such file.

@@ -12,8 +12,7 @@ from zoo_core.errors import CacheError, DigestMismatch, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import anew
 from zoo_core.utils.no_follow import real
-from zoo_core.weights.cache.refs import Ref, parse_ref, pinned
-from zoo_core.weights.cache.store import Cache, fresh_ref
+from zoo_core.weights.cache.refs import Ref, fresh_ref, parse_ref, pinned
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.disk import disk_errors, read_error, require_space
 from zoo_core.weights.download.partial import Partial
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.weights.cache.inventory import Kept
+    from zoo_core.weights.cache.store import Cache
 
 _OBJECT = re.compile(r"objects/([0-9a-f]{64})/([A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]{0,199})")
 _REF = re.compile(r"refs/[A-Za-z0-9_.~%+=, @-]{1,255}/[A-Za-z0-9_.~%+=, @-]{1,255}")

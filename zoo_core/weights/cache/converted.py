@@ -32,8 +32,8 @@ from zoo_core import settings
 from zoo_core.errors import CacheError, Unreadable, ZooWarning
 from zoo_core.utils import no_follow
 from zoo_core.utils.mapped_pages import release
-from zoo_core.weights.cache.refs import Ref, read_ref
-from zoo_core.weights.cache.store import Cache, fresh_ref
+from zoo_core.weights.cache.refs import Ref, fresh_ref, read_ref
+from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.read import Checkpoint, open_checkpoint
 from zoo_core.weights.checkpoint.unsupported import kind_of
@@ -343,7 +343,7 @@ def open_own(path: Path) -> Checkpoint:
 def _known(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint | None:
     """What the converted copy of a user's file holds, where a note says which bytes are in the file now."""
     note = _note(_note_path(cache, path))
-    return _checkpoint(path, Copy(cache, note.sha256).read()) if note and note.stamp == stamp else None
+    return _from_names(path, Copy(cache, note.sha256).read()) if note and note.stamp == stamp else None
 
 
 def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
@@ -364,7 +364,7 @@ def _converted(cache: Cache, path: Path, stamp: Stamp) -> Checkpoint:
         note = fresh_ref(file, identity, source=file.as_uri(), strength="local", stamp=stamp)
         cache.write_ref(_note_path(cache, file), note)
     del checkpoint, names  # before the copy is mapped, so that memory never holds both
-    return _checkpoint(path, Copy(cache, identity).read()) or open_checkpoint(path)
+    return _from_names(path, Copy(cache, identity).read()) or open_checkpoint(path)
 
 
 def _of_another_place(cache: Cache, names: dict[str, Tensor], stamp: Stamp, *, mapped: bool) -> str | None:
@@ -418,8 +418,8 @@ def _names(found: Sequence[Candidate]) -> dict[str, Tensor] | None:
     return names if all(isinstance(each, Tensor) and not kind_of(each) for each in names.values()) else None
 
 
-def _checkpoint(path: Path, tensors: dict[str, Tensor] | None) -> Checkpoint | None:
-    """The checkpoint that :func:`_names` has spread out for its converted copy."""
+def _from_names(path: Path, tensors: dict[str, Tensor] | None) -> Checkpoint | None:
+    """What a converted copy holds, under the names that :func:`_names` gave, as a checkpoint again."""
     if tensors is None:
         return None
     result: dict[tuple[tuple[str, ...], bool], dict[str, Any]] = {}

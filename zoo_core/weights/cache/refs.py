@@ -47,6 +47,11 @@ class Ref:
         return "".join(f"{name} {getattr(self, name)}\n" for name in _FIELDS)
 
 
+def fresh_ref(path: Path, digest: str, *, source: str, strength: str, stamp: Stamp) -> Ref:
+    """The ref for an object that has just been proven and put under ``objects/``."""
+    return Ref(digest, stamp.size, path.name, source, strength, now(), stamp)
+
+
 _FIELDS = ("sha256", "size", "file", "source", "strength", "verified", "stamp")
 
 
@@ -167,7 +172,7 @@ def parse_ref(text: str, path: Path) -> Ref:
 
 
 def _check_ref_field(name: str, value: str, path: Path, number: int) -> None:
-    """Refuse a reference whose text gives a field a value that it cannot have."""
+    """Refuse the text of a ref in which a field has a value that it cannot have."""
     if name == "sha256" and not digests.is_full(value):
         raise _malformed(path, number, f"{value[:80]!r} is not a SHA-256")
     if name == "file" and not _SAFE_FILE.fullmatch(value):

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import Unreadable, ZooWarning
+from zoo_core.errors import ZooWarning
 from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, TRANSPARENT, under, without_wrappers
 from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "params")
@@ -40,7 +39,7 @@ _OTHER_COUNTERS = {"steps", "step", "initted"}
 _AVERAGING = {PARALLEL, "ema_model", "online_model"}
 _PROFILED = ("total_ops", "total_params")
 """What the profiler thop leaves in every layer that it has counted."""
-_OPTIMIZER = {"state", "param_groups"}
+OPTIMIZER = {"state", "param_groups"}
 _BACKUP = "ema_"
 """What MMCV's EMAHook puts before the names of the weights that it has swapped with their averages."""
 _RAW = "current_model_state"
@@ -72,7 +71,7 @@ class Candidate:
 
 
 def is_averaged(words: str) -> bool:
-    """Whether a key or a prefix says that the candidate under it was averaged over training.
+    """Whether a candidate was averaged over training, by the key or the prefix that it is under.
 
     Example:
         >>> [is_averaged(key) for key in ("state_dict_ema", "EMACallback", "schema", "teacher.", "exp_avg")]
@@ -134,7 +133,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if isinstance(content, list | tuple):
         yield from _listed(content, keys, seen)
         return
-    if not isinstance(content, Mapping) or content.keys() >= _OPTIMIZER:
+    if not isinstance(content, Mapping) or content.keys() >= OPTIMIZER:
         return
     direct = {key: value for key, value in content.items() if isinstance(key, str) and _belongs(value)}
     direct |= _numbers_beside(direct, content)
@@ -316,7 +315,7 @@ def _module_state(module: Foreign) -> dict[str, Any]:
 
 
 def module_at(module: Foreign, prefix: str) -> Foreign | None:
-    """The module that a candidate is the state of: under its prefix, within a whole module that was pickled."""
+    """The module that a candidate is the state of, in a checkpoint with a whole module: the one under its prefix."""
     result = unwrapped(module)
     for part in prefix.split("."):
         if part and part not in _AROUND:
@@ -328,7 +327,7 @@ def module_at(module: Foreign, prefix: str) -> Foreign | None:
 
 
 def with_names(module: Foreign, names: Mapping[str, str]) -> Foreign:
-    """A pickled ``nn.Sequential`` with names for its children's numbers, to find the candidates in it by these."""
+    """The whole ``nn.Sequential`` of a candidate, with the names of its children in place of their numbers."""
     held = module.state.get("_modules") if isinstance(module.state, dict) else None
     if not isinstance(held, Mapping):
         return module
@@ -360,26 +359,3 @@ def unwrapped(module: Foreign) -> Foreign:
         module = inner
         held = module.state.get("_modules") if isinstance(module.state, dict) else None
     return module
-
-
-def no_candidate(content: object, source: str | os.PathLike[str]) -> Unreadable:
-    """The error for a checkpoint in which no candidates are found: no state dict, in whatever wrapping."""
-    parts = [content, *content.values()] if isinstance(content, Mapping) else []
-    return Unreadable(
-        f"{source} holds no state dict",
-        expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
-        got=_content_in_words(content),
-        done="nothing in it was run",
-        cause="it is the state of an optimizer: the model's is in another file of the same step"
-        if any(isinstance(part, Mapping) and part.keys() >= _OPTIMIZER for part in parts)
-        else None,
-        path=source,
-    )
-
-
-def _content_in_words(content: object) -> str:
-    """What is found in a checkpoint that has no candidates, in words for the error."""
-    if not isinstance(content, dict):
-        return f"a {type(content).__name__}"
-    shown = ", ".join(f"{key!r:.60}: {type(value).__name__}" for key, value in list(content.items())[:6])
-    return f"a dict of {len(content)}: {shown}"

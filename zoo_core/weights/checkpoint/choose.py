@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import UsageError
-from zoo_core.weights.checkpoint.candidates import (
-    Candidate,
-    candidates,
-    is_averaged,
-    is_teacher,
-    module_at,
-    no_candidate,
-)
+from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_averaged, is_teacher, module_at
 from zoo_core.weights.checkpoint.names import (
     BUFFERS,
     PARALLEL,
@@ -27,7 +20,7 @@ from zoo_core.weights.checkpoint.names import (
     under,
     without_parallel,
 )
-from zoo_core.weights.checkpoint.unsupported import kind_of, refuse_odd_tensors
+from zoo_core.weights.checkpoint.unsupported import kind_of, no_candidate, refuse_odd_tensors
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:

@@ -62,7 +62,11 @@ class Ends:
         """
         weights = {name: shape for name, shape in shapes.items() if name.endswith("weight") and len(shape) >= _MATRIX}
         first = next((shape for shape in weights.values() if len(shape) >= _KERNEL), None)
-        heads = [(path, _layers(weights, path)) for path in sorted(apart) if path not in shapes]
+        heads = [
+            (path, [shape for name, shape in weights.items() if name.startswith(f"{path}.")])
+            for path in sorted(apart)
+            if path not in shapes
+        ]
         path, layers = next(((path, each) for path, each in heads if each), ("", []))
         last = layers or [*weights.values()]
         kernel = next((shape for name, shape in shapes.items() if "keypoint" in name and len(shape) == _KERNEL), None)
@@ -72,17 +76,12 @@ class Ends:
             channels=first[1] if first else None,
             image_size=_image_size(shapes, first),
             keypoints=scores[1] if scores and kernel else None,
-            head=_words(path, layers) if layers else None,
+            head=_describe_head(path, layers) if layers else None,
         )
 
 
-def _layers(weights: Shapes, path: str) -> list[tuple[int, ...]]:
-    """The shapes of the weights of the head in a checkpoint, to describe it."""
-    return [shape for name, shape in weights.items() if name.startswith(f"{path}.")]
-
-
-def _words(path: str, layers: list[tuple[int, ...]]) -> str:
-    """Describe the head in a checkpoint in one line: as a chain of layers, or by how many layers it has."""
+def _describe_head(path: str, layers: list[tuple[int, ...]]) -> str:
+    """Describe the head of a state dict in one line: as a chain of layers, or by how many layers it has."""
     is_chain = all(one[0] == other[1] for one, other in pairwise(layers))
     if is_chain and len(layers) <= _SHOWN:
         return f"{path}: {' to '.join(map(str, (layers[0][1], *(shape[0] for shape in layers))))}"

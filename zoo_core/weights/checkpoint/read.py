@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import expand, is_folder
-from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training, no_candidate
+from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training
+from zoo_core.weights.checkpoint.unsupported import no_candidate, no_single_file
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_directory, require_small_json
 from zoo_core.weights.formats.numpy_arrays import NotNumbers, is_numpy_archive, read_numpy_archive
@@ -72,14 +73,7 @@ def file_in(path: Path) -> Path:
         return one[0]
     if shards_in(path):
         return path
-    raise Unreadable(
-        f"{path} is a folder with {'several files' if one else 'no file'} of weights",
-        expected=f"one file, or one of {', '.join(_USUAL[:4])}",
-        got=", ".join(each.name for each in one[:6]) or None,
-        cause=_zero_cause(path) or _shard_cause(path),
-        hint="give the path of one of them" if one else _next_step(path, inside),
-        path=path,
-    )
+    raise no_single_file(path, inside, indexes or every, shards=_numbered_shards(path), usual=_USUAL[:4])
 
 
 def shards_in(folder: Path) -> list[Path]:
@@ -99,14 +93,8 @@ def _numbered_shards(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     return [(each, match) for each, match in every if match]
 
 
-def _shard_cause(path: Path) -> str | None:
-    """Why a folder of shards cannot be read: some are missing, and the index is too."""
-    named = _numbered_shards(path)
-    return f"{len(named)} of {int(named[0][1][3])} shards are there, and no index of them" if named else None
-
-
 def _latest_folder(path: Path) -> Path | None:
-    """Which folder in that of a checkpoint is read: the last step's, as DeepSpeed names it in a file of one line."""
+    """Which folder is read in that of a checkpoint of DeepSpeed: the last step's, which a file of one line names."""
     try:
         with (path / _LATEST).open(encoding="utf-8") as opened:
             name = opened.read(_LONGEST_NAME).strip()
@@ -114,20 +102,6 @@ def _latest_folder(path: Path) -> Path | None:
         return None
     is_plain = name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
     return path / name if is_plain and is_folder(path / name) and not (path / name / _LATEST).exists() else None
-
-
-def _next_step(path: Path, inside: list[Path]) -> str:
-    """What to read instead of a folder with no file of weights."""
-    if (path / "saved_model.pb").exists():
-        return "it is of TensorFlow: read it there, and save its arrays with numpy.savez"
-    folders = [each.name for each in inside if is_folder(each) and not each.name.startswith(".")]
-    return f"give the path of one of its folders: {', '.join(folders[-4:])}" if folders else "give the path of the file"
-
-
-def _zero_cause(path: Path) -> str | None:
-    """Why a checkpoint cannot be read from a folder of DeepSpeed's ZeRO: its shards must be put together first."""
-    is_zero = (path / "zero_to_fp32.py").exists() or any(path.glob("*zero_pp_rank*"))
-    return "DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else None
 
 
 def _open_shards(index: Path) -> dict[str, Tensor]:
@@ -308,24 +282,19 @@ def may_hold_more(path: str | os.PathLike[str]) -> bool:
 def _first_bytes(file: Path) -> bytes:
     """Read the first bytes of a checkpoint's file, by which it is decided how the rest of it is read."""
     try:
-        _require_file(file)
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe could be read for ever
+            is_folder = stat.S_ISDIR(mode)
+            raise Unreadable(
+                f"{file} is {'a folder' if is_folder else 'not a file'}",
+                expected="a file of weights",
+                hint="zoo.get(..., weights=FOLDER) takes one" if is_folder else "copy its content to a file",
+                path=file,
+            )
         with file.open("rb") as opened:
             return opened.read(_HEAD)
     except OSError as error:
         raise Unreadable(f"{file} cannot be read", got=error.strerror or str(error), path=file) from error
-
-
-def _require_file(file: Path) -> None:
-    """Refuse to read weights from a folder, and from what could be read for ever, such as a pipe."""
-    mode = file.stat().st_mode
-    if not stat.S_ISREG(mode):
-        is_folder = stat.S_ISDIR(mode)
-        raise Unreadable(
-            f"{file} is {'a folder' if is_folder else 'not a file'}",
-            expected="a file of weights",
-            hint="zoo.get(..., weights=FOLDER) takes one" if is_folder else "copy its content to a file",
-            path=file,
-        )
 
 
 def _pickled(file: Path, head: bytes) -> tuple[object, bool]:

@@ -164,7 +164,7 @@ def _hexadecimal(values: Iterable[int]) -> str:
 
 
 def all_signatures() -> Iterator[Signature]:
-    """Signatures of the models of every family, in the order of resolution, to tell checkpoints by."""
+    """All signatures that the plugins ship, family by family in the order of resolution."""
     zoo = current_zoo()
     for name in zoo.order:
         where = zoo.member(name).family.signatures

@@ -1,17 +1,22 @@
-"""Tensors that a model cannot take as they are, named for what they are."""
+"""What is unsupported of checkpoints: folders without one file, files without a state dict, tensors of other kinds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
+from zoo_core.utils.paths import is_folder
+from zoo_core.weights.checkpoint.candidates import OPTIMIZER, WRAPPERS
 from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    import re
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -108,3 +113,63 @@ def loss_of_values(own: Tensor, other: Tensor) -> str:
     if kinds == (False, True) and bool((other != other.round()).any()):
         return "fractions, where the model has integers,"
     return ""
+
+
+def no_single_file(
+    folder: Path,
+    inside: Sequence[Path],
+    files: Sequence[Path],
+    *,
+    shards: Sequence[tuple[Path, re.Match[str]]],
+    usual: Sequence[str],
+) -> Unreadable:
+    """The error for an unsupported folder: one without a file of weights, or with several of which none is usual.
+
+    Args:
+        folder: The folder.
+        inside: All that is in it.
+        files: Those of them that have weights.
+        shards: Those whose names number them as shards.
+        usual: Names of the files that would be read.
+    """
+    missing = f"{len(shards)} of {int(shards[0][1][3])} shards are there, and no index of them" if shards else None
+    is_zero = (folder / "zero_to_fp32.py").exists() or any(folder.glob("*zero_pp_rank*"))
+    return Unreadable(
+        f"{folder} is a folder with {'several files' if files else 'no file'} of weights",
+        expected=f"one file, or one of {', '.join(usual)}",
+        got=", ".join(each.name for each in files[:6]) or None,
+        cause="DeepSpeed's zero_to_fp32.py has not put its shards together yet" if is_zero else missing,
+        hint="give the path of one of them" if files else _other_folder(folder, inside),
+        path=folder,
+    )
+
+
+def _other_folder(folder: Path, inside: Sequence[Path]) -> str:
+    """What to read instead of an unsupported folder, in which no file has weights."""
+    if (folder / "saved_model.pb").exists():
+        return "it is of TensorFlow: read it there, and save its arrays with numpy.savez"
+    folders = [each.name for each in inside if is_folder(each) and not each.name.startswith(".")]
+    return f"give the path of one of its folders: {', '.join(folders[-4:])}" if folders else "give the path of the file"
+
+
+def no_candidate(content: object, source: str | os.PathLike[str]) -> Unreadable:
+    """The error for an unsupported checkpoint: one that holds no state dict, in whatever wrapping."""
+    parts = [content, *content.values()] if isinstance(content, Mapping) else []
+    return Unreadable(
+        f"{source} holds no state dict",
+        expected=f"tensors by name, alone or under one of {', '.join(WRAPPERS)}",
+        got=_content_in_words(content),
+        done="nothing in it was run",
+        cause="it is the state of an optimizer: the model's is in another file of the same step"
+        if any(isinstance(part, Mapping) and part.keys() >= OPTIMIZER for part in parts)
+        else None,
+        path=source,
+    )
+
+
+def _content_in_words(content: object) -> str:
+    """What an unsupported checkpoint holds in place of a state dict, in words for the error."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    shown = ", ".join(f"{key!r:.60}: {type(value).__name__}" for key, value in list(content.items())[:6])
+    return f"a dict of {len(content)}: {shown}"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
-from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.download.disk import refuse_odd, require_space
-from zoo_core.weights.download.ownership import turn
-from zoo_core.weights.download.partial import Partial, Stolen, partials
+from zoo_core.weights.download.ownership import Stolen, turn
+from zoo_core.weights.download.partial import Partial, progress
+from zoo_core.weights.download.progress_bar import progress_bar
 from zoo_core.weights.download.transfer import Transfer
 from zoo_core.weights.formats.sniff import describe
 from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
-from zoo_core.weights.transport.progress import progress_bar
 from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import host_of, shown
 
@@ -61,23 +59,13 @@ def fetch_once(
 
     lock = request.folder / f".{request.stem}.lock"
     patience = request.policy.patience
-    with turn(lock, ready=ready, progress=lambda: _others_progress(request), patience=patience) as in_vain:
+    with turn(lock, ready=ready, progress=lambda: progress(request.folder, request.stem), patience=patience) as in_vain:
         if result or ready():
             return result[0]
         with progress_bar(request.file, request.size, request.progress) as advance:
             if in_vain():
                 request = replace(request, policy=replace(request.policy, attempts=1))
             return keep(download(request, advance))
-
-
-def _others_progress(request: Request) -> object:
-    """What changes on the disk while another process fetches the same file from its sources."""
-    seen = []
-    for path in partials(request.folder, request.stem):
-        with contextlib.suppress(OSError):
-            status = no_follow.status(path)
-            seen.append((path.name, status.st_size, status.st_mtime_ns))
-    return seen
 
 
 def download(request: Request, advance: Advance = lambda _done, _total: None) -> Artefact:
@@ -188,7 +176,7 @@ def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> We
 
 
 def unreachable(name: str, attempts: list[tuple[str, str]], done: str = "nothing arrived") -> WeightsError:
-    """The error for a file that could be fetched from none of its sources, with what was wrong with each.
+    """The error for a download from sources of which none could be read, with what was wrong with each.
 
     Args:
         name: What was requested.

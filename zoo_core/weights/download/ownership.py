@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Self
 
 import filelock
 
+from zoo_core.errors import CacheError
 from zoo_core.utils import no_follow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from io import FileIO
 
 _POLL = 0.05
@@ -30,6 +32,11 @@ OWNED = re.compile(
 """Names of partial files and unfinished folders, which say who owns them, and of what is kept beside them."""
 _LONGEST_STEM = 40
 """Characters of a stem in the name of a folder, so that there is room for the owner's."""
+FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
+"""How to open a partial file: to append, so that a truncated one has the wrong length in the end, and no hole."""
+_ABANDONED = 60.0
+_SURELY_ABANDONED = 600.0
+"""Seconds of silence after which the owner of a partial file counts as dead: with locks, and without."""
 
 
 @contextlib.contextmanager
@@ -252,3 +259,44 @@ def is_unfinished(path: Path) -> bool:
     status = path.lstat()
     is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
     return is_own and stat.S_ISDIR(status.st_mode) and bool(OWNED.fullmatch(path.name))
+
+
+class Stolen(CacheError):
+    """The ownership of a partial file was lost: another process took the one that wrote it for dead."""
+
+
+def claim(path: Path, beside: Iterable[Path]) -> FileIO | None:
+    """Open a partial file to take over its ownership, if its process is dead: without a lock, and long silent or ended.
+
+    Args:
+        path: The partial file.
+        beside: What is kept beside it, which has to be of this user too.
+    """
+    try:
+        descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
+    except OSError:
+        return None
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    status = os.fstat(descriptor)
+    try:
+        are_ours = all(is_ours(each) for each in (status, *map(no_follow.status, beside)))
+    except OSError:  # another process is quicker
+        are_ours = False
+    if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
+        return file
+    file.close()
+    return None
+
+
+def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
+    """Seconds without a new byte before the process that has the ownership of a partial file counts as dead.
+
+    Args:
+        path: The partial.
+        locked: Whether we have its lock now; None where the file system has no locks.
+    """
+    if locked is None:
+        return _SURELY_ABANDONED
+    if not locked:
+        return math.inf
+    return -math.inf if surely_dead(path) else _ABANDONED

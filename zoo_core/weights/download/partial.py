@@ -8,18 +8,27 @@ is in it counts only because the digest of the whole file is checked in the end.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import stat
 import time
 from typing import TYPE_CHECKING, Self
 
-from zoo_core.errors import CacheError, ZooError
+from zoo_core.errors import ZooError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import sync_folder, write_anew
 from zoo_core.weights.download.background import Background, BackgroundHash
 from zoo_core.weights.download.disk import disk_error, disk_errors, refuse_odd
-from zoo_core.weights.download.ownership import NO_PROCESS, OWNED, SUFFIX, is_ours, lock, own_name, surely_dead
+from zoo_core.weights.download.ownership import (
+    FLAGS,
+    NO_PROCESS,
+    OWNED,
+    SUFFIX,
+    Stolen,
+    claim,
+    lock,
+    own_name,
+    surely_dead,
+)
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -32,14 +41,6 @@ _TICK = 0.01
 ORIGIN = ".origin"
 PIECE = ".at-"
 """Before the number of the first byte of a piece that waits beside a partial file for those before it."""
-FLAGS = os.O_APPEND | getattr(os, "O_BINARY", 0)
-"""How to open one: to append, so that one which was truncated has the wrong length in the end, and no hole."""
-_ABANDONED = 60.0
-_SURELY_ABANDONED = 600.0
-
-
-class Stolen(CacheError):
-    """A partial file is not the one that was written there: another process took its writer for dead."""
 
 
 class Partial:
@@ -285,7 +286,7 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
     """The partial file to continue: the longest that a dead process has left; the others are removed."""
     adopted = None
     for path in partials(folder, stem):
-        file = claim(path)
+        file = claim(path, belongings(path))
         if file is None:
             continue
         if adopted is None:
@@ -310,7 +311,7 @@ def _take_over(path: Path, file: FileIO, stem: str) -> Partial | None:
 
 
 def _copied(path: Path, file: FileIO, stem: str) -> Partial:
-    """Copy what has arrived in the partial file of a process that may yet come back into one of our own."""
+    """A partial file of our own, with a copy of what is in that of a process that may yet come back."""
     partial = Partial.new(path.parent, stem)
     try:
         while block := file.read(_BLOCK):
@@ -336,6 +337,16 @@ def partials(folder: Path, stem: str) -> list[Path]:
     return [folder / name for _, name in sorted(result, reverse=True)]
 
 
+def progress(folder: Path, stem: str) -> list[tuple[str, int, int]]:
+    """What changes in the partial files of a download while another process writes to one of them."""
+    seen = []
+    for path in partials(folder, stem):
+        with contextlib.suppress(OSError):
+            status = no_follow.status(path)
+            seen.append((path.name, status.st_size, status.st_mtime_ns))
+    return seen
+
+
 def belongings(path: Path) -> list[Path]:
     """What is kept beside a partial file: the note of its origin, and pieces that wait for those before them."""
     with contextlib.suppress(OSError):
@@ -345,7 +356,7 @@ def belongings(path: Path) -> list[Path]:
 
 
 def give_up(path: Path) -> None:
-    """Leave a partial file to the next process, although this one lives on."""
+    """Give a partial file a name without a process, so that the next one continues it although this one lives on."""
     stem, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
     host, _, token = owner.split("-")
     move(path, path.with_name(f"{stem}.{host}-{NO_PROCESS}-{token}{SUFFIX}"))
@@ -378,38 +389,6 @@ def remove(path: Path) -> None:
         no_follow.unlink(each)
 
 
-def claim(path: Path) -> FileIO | None:
-    """Open a partial file to let its rest arrive, if its process is dead: without a lock, and long silent or ended."""
-    try:
-        descriptor = no_follow.descriptor(path, os.O_RDWR | FLAGS)
-    except OSError:
-        return None
-    file = os.fdopen(descriptor, "r+b", buffering=0)
-    status = os.fstat(descriptor)
-    try:
-        are_ours = all(is_ours(each) for each in (status, *map(no_follow.status, belongings(path))))
-    except OSError:  # another process is quicker
-        are_ours = False
-    if are_ours and time.time() - status.st_mtime >= _silence_of_the_dead(path, locked=lock(file)):
-        return file
-    file.close()
-    return None
-
-
-def _silence_of_the_dead(path: Path, *, locked: bool | None) -> float:
-    """Seconds for which nothing may arrive in a partial file before the process that writes it counts as dead.
-
-    Args:
-        path: The partial.
-        locked: Whether we have its lock now; None where the file system has no locks.
-    """
-    if locked is None:
-        return _SURELY_ABANDONED
-    if not locked:
-        return math.inf
-    return -math.inf if surely_dead(path) else _ABANDONED
-
-
 def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
     """Remove the partial files in a folder whose processes are dead, and what is left of others; nothing else.
 
@@ -431,7 +410,7 @@ def sweep(folder: Path, *, whole: str = "", spare: float = 0.0) -> int:
 
 
 def _swept(path: Path, spare: float) -> int:
-    """The bytes that were freed by removing a partial file, if its process is dead, with all beside it."""
+    """Remove a partial file, if its process is dead, with all beside it; give the bytes that this freed."""
     freed = 0
     with contextlib.suppress(OSError):
         try:
@@ -440,7 +419,7 @@ def _swept(path: Path, spare: float) -> int:
             if surely_dead(path):  # else it is in the middle of being renamed, perhaps
                 remove(path)
             return 0
-        if time.time() - status.st_mtime < spare or (file := claim(path)) is None:
+        if time.time() - status.st_mtime < spare or (file := claim(path, belongings(path))) is None:
             return 0
         with file:
             freed = status.st_size

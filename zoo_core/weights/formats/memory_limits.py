@@ -19,6 +19,8 @@ _FREE = 32 << 20
 """Bytes that the directory of an archive, or the header of a file, may take once it is read."""
 _LEAST = _FREE >> 7
 """Bytes of JSON that never take more."""
+_FREE_VIEW = 1 << 24
+"""Bytes that a tensor may have beyond those of its storage, as one that was expanded has."""
 _ELSEWHERE = 0xFFFFFFFF
 """What stands for a number that is in the larger record of a large archive."""
 
@@ -84,3 +86,16 @@ def require_small_json(text: bytes, size: int) -> None:
 def not_read(file: Path, error: TooMuchMemory) -> Unreadable:
     """The error for a file that is not read for want of memory: nothing is known to be wrong with it."""
     return Unreadable(f"{file} is not read", done="nothing was loaded", cause=str(error), path=file)
+
+
+def require_modest(view: int, storage: int) -> None:
+    """Refuse a tensor that is a view far larger than its storage, as one that repeats few numbers is.
+
+    Args:
+        view: Bytes of the tensor.
+        storage: Bytes of the storage.
+
+    Raises:
+        NotPlain: It is.
+    """
+    require(view <= _FREE_VIEW + 2 * storage, "a tensor in it repeats few numbers very often")

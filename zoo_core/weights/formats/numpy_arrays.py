@@ -8,6 +8,7 @@ them, in every protocol and under the names of numpy 1 and 2; no torch is needed
 from __future__ import annotations
 
 import struct
+import sys
 from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -137,6 +138,20 @@ def _scalar(dtype: Any, data: Any = None) -> object:
     if word not in _SCALARS or not isinstance(content, bytes):
         return Foreign("numpy.generic")
     return struct.unpack((">" if is_big else "<") + _SCALARS[word], content)[0]
+
+
+def tensor_of(numbers: Numbers) -> Tensor:
+    """The tensor of the checked numbers of an array, in memory of its own."""
+    import torch
+
+    dtype = getattr(torch, numbers.dtype)
+    if not numbers.data:
+        return torch.empty(numbers.shape, dtype=dtype, device="cpu")
+    data = torch.frombuffer(bytearray(numbers.data), dtype=torch.uint8)
+    if numbers.is_big != (sys.byteorder == "big"):
+        width = numbers.width // (1 + dtype.is_complex)  # each part of a complex number by itself
+        data = data.view(-1, width).flip(1).flatten()
+    return data.view(dtype).as_strided(numbers.shape, numbers.strides).contiguous()
 
 
 class NotNumbers(ValueError):

@@ -6,23 +6,22 @@ so that an error can name it.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from zoo_core.weights.formats.numpy_arrays import numpy_calls
+from zoo_core.weights.formats.memory_limits import require_modest
+from zoo_core.weights.formats.numpy_arrays import numpy_calls, tensor_of
 from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, STORAGES, UTILS, OddTensor, wrapped
 from zoo_core.weights.formats.plain_pickle import Name, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
-    from zoo_core.weights.formats.numpy_arrays import Numbers
 
 DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _) in STORAGES.items()}
 """Dtypes by the name before ``Storage``; the numbers of an untyped one are bytes until a tensor says what they are."""
@@ -89,8 +88,6 @@ def is_count(number: object) -> bool:
     return type(number) is int and 0 <= number < 1 << 62
 
 
-_FREE = 1 << 24
-"""Bytes that a tensor may have beyond those of its storage, as one that was expanded has."""
 Untrusted = Any
 """A value from a file: of any type until it has been checked."""
 
@@ -102,22 +99,8 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
     numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
     last = first + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
     require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what follows
-    _require_modest(prod(sizes) * dtype.itemsize, numbers.nbytes())
+    require_modest(prod(sizes) * dtype.itemsize, numbers.nbytes())
     return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, first, tuple(sizes), tuple(strides))
-
-
-def require_modest(shape: Sequence[int], flat: Tensor) -> None:
-    """Refuse a tensor that is a view far larger than its storage, as one that repeats few numbers is.
-
-    Raises:
-        NotPlain: It would.
-    """
-    _require_modest(prod(shape) * flat.itemsize, flat.nbytes)
-
-
-def _require_modest(view: int, storage: int) -> None:
-    """Refuse a view of a storage where its bytes are far more than those that the storage has."""
-    require(view <= _FREE + 2 * storage, "a tensor in it repeats few numbers very often")
 
 
 def _tensor(
@@ -189,21 +172,9 @@ def _size(values: Untrusted = ()) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _array(numbers: Numbers) -> Tensor:
-    """Rebuild a tensor from the checked numbers of an array, in memory of its own."""
-    dtype = getattr(torch, numbers.dtype)
-    if not numbers.data:
-        return torch.empty(numbers.shape, dtype=dtype, device="cpu")
-    data = torch.frombuffer(bytearray(numbers.data), dtype=torch.uint8)
-    if numbers.is_big != (sys.byteorder == "big"):
-        width = numbers.width // (1 + dtype.is_complex)  # each part of a complex number by itself
-        data = data.view(-1, width).flip(1).flatten()
-    return data.view(dtype).as_strided(numbers.shape, numbers.strides).contiguous()
-
-
 CALLS: dict[str, Callable[..., object]] = {
     **ODD_CALLS,
-    **numpy_calls(_array, OddTensor),
+    **numpy_calls(tensor_of, OddTensor),
     f"{UTILS}_rebuild_tensor": _tensor,
     f"{UTILS}_rebuild_tensor_v2": _tensor,
     f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,

@@ -5,22 +5,15 @@ from __future__ import annotations
 import mmap
 import struct
 import tarfile
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo_core.weights.formats.memory_limits import require_modest
 from zoo_core.weights.formats.outline import BUDGET
 from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
-from zoo_core.weights.formats.rebuild import (
-    CALLS,
-    CONSTANTS,
-    Storage,
-    StorageId,
-    dtype_of,
-    is_count,
-    require_modest,
-    storage_id,
-)
+from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, Storage, StorageId, dtype_of, is_count, storage_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -106,8 +99,9 @@ def _tensors(file: _Member, storages: dict[str, Tensor]) -> dict[str, Tensor]:
         shape, stride = file.integers(dimensions), file.integers(dimensions)
         (offset,) = file.integers(1)
         require(all(map(is_count, (offset, *shape, *stride))))
-        require_modest(shape, storages[str(storage)])
-        result[str(key)] = storages[str(storage)].as_strided(shape, stride, offset)
+        flat = storages[str(storage)]
+        require_modest(prod(shape) * flat.itemsize, flat.nbytes)
+        result[str(key)] = flat.as_strided(shape, stride, offset)
     return result
 
 

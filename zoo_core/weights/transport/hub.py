@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.errors import FetchError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.transport.urls import is_loopback
 
@@ -17,6 +18,22 @@ _HUB = "https://huggingface.co"
 _LONGEST_TOKEN = 500
 _FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HINTS = {
+    "GatedRepoError": "accept its conditions on its page, and set HF_TOKEN to a token of that account",
+    "RepositoryNotFoundError": "check owner and name; where it is private, set HF_TOKEN to a token with access to it",
+    "RevisionNotFoundError": "check the branch, tag or commit after the @",
+    "EntryNotFoundError": "it has to be what zoo.push shared: a recipe.json and its tensors",
+    "ConnectError": "check the network and HF_ENDPOINT; a commit that was fetched before needs neither",
+    "TransportError": "try again; if it fails the same way, check the network and HF_ENDPOINT",
+}
+"""What to do, by the error of the hub's client or of its transport."""
+_NO_ACCESS = "set HF_TOKEN to a token with access to this repository; to push, it needs write access"
+_HINTS_BY_STATUS = {
+    401: _NO_ACCESS,
+    403: _NO_ACCESS,
+    429: "wait a few minutes, and try again: there were too many requests",
+    **dict.fromkeys((500, 502, 503, 504), "try again later: the hub cannot answer now"),
+}
 
 
 def looks_like_hub(url: str) -> bool:
@@ -117,3 +134,12 @@ def commit_of(headers: Mapping[str, str], sha256: str) -> str:
     """
     commit = headers.get("X-Repo-Commit") or ""
     return commit if declared_digest(headers) == sha256 and _COMMIT.fullmatch(commit) else ""
+
+
+def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchError:
+    """The error for the folder of a save that the hub's client could not fetch or push; it says what to do."""
+    reason = str(error).strip().partition("\n")[0]
+    kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _HINTS), "")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = _HINTS.get(kind) or _HINTS_BY_STATUS.get(status or 0, hint)
+    return FetchError(summary, cause=f"{type(error).__name__}: {reason}", hint=said, attempts=((name, reason),))
