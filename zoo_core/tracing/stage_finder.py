@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_iter
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.tracing.branches import gives_part
+from zoo_core.tracing.feature_maps import gives_part
 from zoo_core.tracing.layers_between import with_layers_between
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref

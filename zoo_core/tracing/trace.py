@@ -14,8 +14,7 @@ from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.feature_maps import Grid
-from zoo_core.tracing.head_finder import can_be_head, find_heads
-from zoo_core.tracing.head_proof import NoHead
+from zoo_core.tracing.head_finder import NoHead, can_be_head, find_heads
 from zoo_core.tracing.last_layers import Layers
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split

@@ -1,19 +1,22 @@
-"""Giving a model another number of input channels, with its pretrained filters kept."""
+"""Giving a model another number of input channels, its pretrained filters kept: tried on a copy first."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
+from zoo_core.surgery.features.forward import arguments
 from zoo_core.surgery.inputs import channels_told
 from zoo_core.surgery.metadata import anatomy_of, designed_size, metadata_of, unwrap
+from zoo_core.surgery.noise import placed
 from zoo_core.surgery.stem.filters import (
     Order,
     check_response,
@@ -24,14 +27,18 @@ from zoo_core.surgery.stem.filters import (
     order_of,
     plan_channels,
 )
-from zoo_core.surgery.stem.proof import proven_on
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import get_attribute, set_attribute
+from zoo_core.utils.duplicate import duplicate, without_values
+from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.memory_format import follows, with_channels_last
+from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zoo_core.contract.anatomy import Anatomy, InputScaling
     from zoo_core.surgery.stem.filters import ChannelMap, Plan, Policy
 
@@ -265,3 +272,66 @@ def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module])
         shift = torch.tensor(scaling.shift, device=weight.device, dtype=weight.dtype)
         mean -= weight.flatten(2).sum(2) @ shift
     return [f"{scaling.norm}.running_mean"]
+
+
+def proven_on(model: nn.Module, example: Any, old: int, new: int, adapt: Callable[[nn.Module], None]) -> Any:
+    """The example of a traced model with other channels, on which an adapted copy of the model has run.
+
+    It runs without values, or with them where the model does not run without. A model that runs in neither way, as one
+    that takes no batch of one, is believed.
+
+    Args:
+        model: As it is before; left so.
+        example: What it takes: each image, clip or signal of ``old`` channels gets ``new`` ones.
+        old: Input channels that it has.
+        new: Those that it is to have.
+        adapt: Adapts a copy.
+
+    Raises:
+        NotSupported: The copy does not run: a layer or tensor beside the stem is made for the old channels too.
+    """
+    wider = tree_map(lambda each: _with_channels(each, old, new), example)
+    for copied in (without_values, duplicate):
+        twin = copied(model)
+        try:
+            _run_stem_copy(twin, example)
+        except Exception:  # noqa: BLE001, S112 - the model's own code, which may need values
+            continue
+        adapt(twin)
+        try:
+            _run_stem_copy(twin, wider)
+        except Exception as error:
+            place = _failing_module(twin, error)
+            raise NotSupported(
+                f"the input of this {type(model).__name__} cannot have {new} channels",
+                got=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+                done="nothing was changed",
+                cause=f"with a stem for {new} channels its forward fails in {place}: something there is made for {old} "
+                "channels too, and was not found to be of the stem",
+                hint="build it for that many channels, and zoo.load_partial gives it the tensors that fit",
+            ) from error
+        break
+    return wider
+
+
+def _with_channels(value: Any, old: int, new: int) -> Any:
+    """A part of the example of a model, with as many channels as its adapted stem takes where it is an image."""
+    is_image = isinstance(value, Tensor) and value.dim() >= _SIGNAL and value.shape[1] == old
+    return value[:, :1].expand(-1, new, *value.shape[2:]).clone() if is_image else value
+
+
+def _run_stem_copy(model: nn.Module, x: Any) -> None:
+    """Run a copy of the model whose stem is to be adapted, on its own device."""
+    args, kwargs = arguments(model, placed(model, x))
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(model), MetaShapes():
+        model(*args, **kwargs)
+
+
+def _failing_module(model: nn.Module, error: BaseException) -> str:
+    """Path of the innermost module that was running when a copy with an adapted stem failed, in quotes."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    trace, result = error.__traceback__, ""
+    while trace is not None:
+        result = paths.get(id(trace.tb_frame.f_locals.get("self")), result)
+        trace = trace.tb_next
+    return repr(result) if result else f"the forward of {type(model).__name__} itself"
