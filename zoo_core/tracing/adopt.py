@@ -19,8 +19,7 @@ from zoo_core.surgery.metadata import ATTRIBUTE, Metadata, attach, metadata_of, 
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.tracing.passes import batch_of
-from zoo_core.tracing.program import run
+from zoo_core.tracing.passes import batch_of, run
 from zoo_core.tracing.trace import Trace, anatomy_for, trace
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.duplicate import duplicate

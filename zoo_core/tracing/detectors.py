@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_structure
 
 from zoo_core.contract.anatomy import Head
-from zoo_core.tracing.program import run
+from zoo_core.tracing.passes import run
 from zoo_core.tracing.recording import plain_fields
 from zoo_core.utils.eval_mode import evaluating
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
 from zoo_core.tracing.last_layers import IMAGES
+from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
-    from zoo_core.tracing.recording import Dataflow, Op
+    from zoo_core.tracing.recording import Call, Dataflow, Op
+
+    Reads = Mapping["Layout", ItemOf | None]
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _IMAGE_AXES = 4
@@ -33,6 +36,9 @@ _TURNING = frozenset({"transpose", "permute", "swapaxes", "swapdims", "movedim",
 
 _MOVES = _TURNING | {"view", "reshape", "flatten", "unflatten", "contiguous", "clone"}
 """Functions that give the same numbers with their axes elsewhere."""
+_WRITES = frozenset({"setitem", "index_put", "index_copy", "index_add", "scatter", "scatter_add", "masked_scatter"})
+"""Functions that write a tensor into a part of another: into some samples, as in mixtures of experts."""
+_SUMS = frozenset({"add", "radd", "iadd"})
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,11 @@ class Grid:
         if one is None or two is None or (one.channels, one.stride) != (two.channels, two.stride):
             return False
         return self._before_moves(value) == self._before_moves(other)
+
+    def have_one_stride(self, value: int, other: int) -> bool:
+        """Whether two tensors are maps of the same stride."""
+        one, two = self.map_of(value), self.map_of(other)
+        return one is not None and two is not None and one.stride == two.stride
 
     def _before_moves(self, value: int) -> int:
         """The tensor whose axes were moved, or joined, to give this map."""
@@ -208,7 +219,7 @@ class Grid:
 
 
 def _stride_of(op: Op) -> int:
-    """The stride of a convolution of images, along a row; one for any other function."""
+    """The stride that a convolution gives its feature map, along a row; one for any other function."""
     if op.name != "conv2d":
         return 1
     stride = op.kwargs.get("stride", op.args[3] if len(op.args) > 3 else 1)  # noqa: PLR2004 - its fourth argument
@@ -224,13 +235,6 @@ def _whole(stride: float, near: float = 0.003) -> int:
     return int(power)
 
 
-_SUMS = frozenset({"add", "radd", "iadd"})
-
-
-_WRITES = frozenset({"setitem", "index_put", "index_copy", "index_add", "scatter", "scatter_add", "masked_scatter"})
-"""Functions that write a tensor into a part of another: into some samples, as in mixtures of experts."""
-
-
 def gives_part(grid: Grid, path: str, outputs: Collection[int]) -> bool:
     """Whether what a module gives is a part of a map, of which no module gives the whole.
 
@@ -243,14 +247,15 @@ def gives_part(grid: Grid, path: str, outputs: Collection[int]) -> bool:
         outputs: The tensors that it gives and that are needed later, with a map among them.
     """
     flow = grid.flow
-    given = _given(flow, path)
-    if any(op.name in _SUMS and not given.isdisjoint(op.inputs) for op in _users(flow, outputs)):
+    calls = [call for call in flow.recording.calls() if call.path == path]
+    given = {each.value for call in calls for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)}
+    if any(op.name in _SUMS and not given.isdisjoint(op.inputs) for op in flow.recording.users(outputs)):
         return True
     main = next(value for value in sorted(outputs) if grid.map_of(value))
-    source, joins, todo, own = _before_layers(flow, given), list[bool](), [main], {main}
+    source, joins, todo, own = flow.before_layers(given), list[bool](), [main], {main}
     while todo:
-        for op in _users(flow, [todo.pop()]):
-            maps = [value for value in flow.moving(op) if value not in own and _is_alike(grid, value, main)]
+        for op in flow.recording.users([todo.pop()]):
+            maps = [value for value in flow.moving(op) if value not in own and grid.have_one_stride(value, main)]
             if op.name in _WRITES:
                 joins.append(True)
             elif flow.parameters_of(op) or maps:
@@ -260,35 +265,6 @@ def gives_part(grid: Grid, path: str, outputs: Collection[int]) -> bool:
                 own.update(new)
                 todo += new
     return bool(joins) and all(joins)
-
-
-def _given(flow: Dataflow, path: str) -> set[int]:
-    """The tensors that a module is given."""
-    calls = (call for call in flow.recording.calls() if call.path == path)
-    return {each.value for call in calls for each in tree_iter((call.args, call.kwargs)) if isinstance(each, Ref)}
-
-
-def _users(flow: Dataflow, values: Iterable[int]) -> list[Op]:
-    """The ops that are given one of these tensors."""
-    return [op for op in flow.recording.ops if not {*values}.isdisjoint(op.inputs)]
-
-
-def _is_alike(grid: Grid, value: int, main: int) -> bool:
-    """Whether a tensor is a map of the same stride as another."""
-    one, two = grid.map_of(value), grid.map_of(main)
-    return one is not None and two is not None and one.stride == two.stride
-
-
-def _before_layers(flow: Dataflow, given: Iterable[int]) -> set[int]:
-    """The tensors that a module is given, and those they are made of without layers, such as ``x`` of ``x[i]``."""
-    result, todo = {*given}, [*given]
-    while todo:
-        op = flow.recording.producer.get(todo.pop())
-        if op is not None and not flow.parameters_of(flow.recording.ops[op]):
-            new = [value for value in flow.moving(flow.recording.ops[op]) if value not in result]
-            result.update(new)
-            todo += new
-    return result
 
 
 def _is_beside(grid: Grid, value: int, source: set[int], main: int) -> bool:
@@ -309,3 +285,22 @@ def _is_beside(grid: Grid, value: int, source: set[int], main: int) -> bool:
         todo += [each for each in maps if each not in source and each not in seen]
         seen.update(maps)
     return has_layers and value not in source and not seen.isdisjoint(source)
+
+
+def reads_of(grid: Grid, call: Call, value: int) -> Reads:
+    """Where a feature map is in what a module gave, in each layout that it is there in, its own first."""
+    if isinstance(call.output, Ref):
+        return {result.layout: None for result in [grid.map_of(value)] if result}
+    same = [value, *(each for each in call.outputs if grid.is_same_map(each, value))]
+    reads: dict[Layout, ItemOf | None] = {}
+    for each in same:
+        if result := grid.map_of(each):
+            reads.setdefault(result.layout, ItemOf(_key_of_map(call.output, each)))
+    return reads
+
+
+def _key_of_map(output: object, value: int) -> tuple[Any, ...]:
+    """Key of a feature map in the output of a module."""
+    leaves, _ = tree_flatten_with_path(output)
+    path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
+    return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)

@@ -12,7 +12,7 @@ from zoo_core.surgery.structure import WALKED, under
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from torch import nn
 
@@ -37,7 +37,12 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
     sites = [site.path for site in anatomy.heads]
     head = {name for name in names if any(under(name, path) for path in sites)}
     depths, (needed, others) = depths_in(names, anatomy, head), _first_stages(passes, anatomy)
-    late = {path for path in anatomy.stem if not _is_needed_at_first(path, {**others, **needed})}  # of a branch
+    first_need = {**others, **needed}
+    late = {  # layers of the stem that the first stage does not need, as those of a branch
+        path
+        for path in anatomy.stem
+        if min((first for name, first in first_need.items() if under(name, path)), default=1) != 1
+    }
     known = [*sites, *({*anatomy.stem} - late), *(path for stage in anatomy.stages for path in stage.modules)]
     free = {name: first for name, first in needed.items() if not any(under(name, path) for path in known)}
     said, stages = dict[str, int](), []
@@ -61,11 +66,6 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
     moved = {name: depths[name] for name, depth in moved.items() if depth != depths[name]}
     moved = {name: depth for name, depth in moved.items() if not any(under(name, path) for path in named)}
     return replace(result, depths=(*result.depths, *moved.items()))
-
-
-def _is_needed_at_first(path: str, needed: Mapping[str, int]) -> bool:
-    """Whether the first stage needs a layer of the stem."""
-    return min((first for name, first in needed.items() if under(name, path)), default=1) == 1
 
 
 def _first_stages(passes: Passes, anatomy: Anatomy) -> tuple[dict[str, int], dict[str, int]]:

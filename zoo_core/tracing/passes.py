@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import arguments
-from zoo_core.tracing.program import run
 from zoo_core.tracing.recording import Dataflow, record
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.eval_mode import evaluating
@@ -235,3 +234,9 @@ def _same_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in before:
             buffer.copy_(value)
+
+
+def run(model: nn.Module, x: Any) -> Any:
+    """One pass of ``model`` on an example, which may stand for several arguments."""
+    args, kwargs = arguments(model, x)
+    return model(*args, **kwargs)

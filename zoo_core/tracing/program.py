@@ -10,7 +10,6 @@ from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
 
 from zoo_core.contract.chain import Chain, flatten
-from zoo_core.surgery.features.forward import arguments
 from zoo_core.tracing.recording import Parameter, Ref, Unknown
 
 if TYPE_CHECKING:
@@ -168,12 +167,6 @@ def _keep(record: Any, result: Any, values: dict[int, Any], args: Any) -> None:
             _keep(each, part, values, args)
 
 
-def run(model: nn.Module, x: Any) -> Any:
-    """Run ``model`` on an example, all of it and not a program of its steps."""
-    args, kwargs = arguments(model, x)
-    return model(*args, **kwargs)
-
-
 @dataclass(frozen=True)
 class Item:
     """Where a tensor is in what forward returns, as steps to it, one after another: names and numbers."""
@@ -310,7 +303,7 @@ def _is_whole(flow: Dataflow, call: Call, needed: set[int], start: list[int], la
 
 
 def _numbered_steps(steps: list[Step], start: list[int], end: Any) -> tuple[list[Step], Any, dict[int, int]]:
-    """Steps of a program with tensors numbered from 0 on, what comes out, and the numbers."""
+    """The steps of a program with its tensors numbered from 0 on, what comes out, and the numbers."""
     numbers = {value: index for index, value in enumerate(start)}
     for step in steps:
         for each in tree_iter(step.output):

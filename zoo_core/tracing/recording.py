@@ -123,6 +123,17 @@ class Recording:
                 yield call
             stack += [child for child in reversed(call.children) if isinstance(child, Call)]
 
+    def calls_that_give(self, value: int) -> list[Call]:
+        """The calls that give just this tensor, of modules that run once; the outermost first."""
+        calls = [*self.calls()]
+        often = [call.path for call in calls]
+        return [call for call in calls if call.outputs == [value] and often.count(call.path) == 1]
+
+    def users(self, values: Iterable[int]) -> list[Op]:
+        """The ops that are given one of these tensors."""
+        among = {*values}
+        return [op for op in self.ops if not among.isdisjoint(op.inputs)]
+
 
 _READING = frozenset(
     {"bool", "int", "float", "complex", "index", "item", "tolist", "numpy", "array", "equal", "allclose", "is_nonzero"}
@@ -357,6 +368,17 @@ class Dataflow:
                 continue
             result.add(number)
             todo += self.recording.ops[number].inputs
+        return result
+
+    def before_layers(self, values: Iterable[int]) -> set[int]:
+        """These tensors, and those they are made of without layers, such as ``x`` of ``x[i]``."""
+        result, todo = {*values}, [*values]
+        while todo:
+            op = self.recording.producer.get(todo.pop())
+            if op is not None and not self.parameters_of(self.recording.ops[op]):
+                new = [value for value in self.moving(self.recording.ops[op]) if value not in result]
+                result.update(new)
+                todo += new
         return result
 
     def called_beside(self, path: str) -> str | None:

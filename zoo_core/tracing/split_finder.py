@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +11,8 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
 from zoo_core.contract.chain import Chain
-from zoo_core.errors import NotSupported
 from zoo_core.surgery.changed_by_hand import RANDOM
-from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import Variant, restore_forward, variant, without_hooks
-from zoo_core.surgery.features.split import Backbone
-from zoo_core.surgery.features.twin import replaced
+from zoo_core.surgery.features.split import Backbone, RunTo
 from zoo_core.tracing.last_layers import last_layers
 from zoo_core.tracing.passes import output_of, with_the_same_tensors
 from zoo_core.tracing.program import Item, Untraceable, piece
@@ -29,7 +25,7 @@ if TYPE_CHECKING:
     from zoo_core.tracing.feature_maps import Grid
     from zoo_core.tracing.last_layers import Layers
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Call, Dataflow
+    from zoo_core.tracing.recording import Dataflow
 
     Piece = Callable[[Any, Any], Any]
 
@@ -128,7 +124,7 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
         made = flow.recording.producer.get(value, -1)
         if grid.map_of(value) is None or made < 0:
             continue
-        if made < until - 1 and all(call.path != last for call in _calls_that_give(flow, value)):
+        if made < until - 1 and all(call.path != last for call in flow.recording.calls_that_give(value)):
             break  # before the last stage, which gives several tensors
         places = [_same_place(flow, other, value) for other in passes.flows]
         if any(place is None for place in places):
@@ -163,7 +159,7 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
         if isinstance(result, Chain):
             return result
     bare = (
-        call.path for call in _calls_that_give(passes.evaluated, cut[0]) if isinstance(call.output, Ref)
+        call.path for call in passes.evaluated.recording.calls_that_give(cut[0]) if isinstance(call.output, Ref)
     )  # in no object
     path = next(bare, None)
     return RunTo(path, runs=_modules_for(passes.evaluated, cut[:1])) if path else None
@@ -175,19 +171,12 @@ def _modules_for(flow: Dataflow, values: list[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for number in sorted(flow.ancestors(values)) for path in ops[number].modules))
 
 
-def _calls_that_give(flow: Dataflow, value: int) -> list[Call]:
-    """The calls that give just this tensor, of modules that run once; the outermost first."""
-    calls = [*flow.recording.calls()]
-    often = [call.path for call in calls]
-    return [call for call in calls if call.outputs == [value] and often.count(call.path) == 1]
-
-
 def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
     """The tensor of another pass that is made where ``value`` is, so that forward is split alike in both."""
     if other is flow:
         return value
     calls = {call.path: call for call in other.recording.calls()}
-    for call in _calls_that_give(flow, value):
+    for call in flow.recording.calls_that_give(value):
         if call.path in calls and len(calls[call.path].outputs) == 1:
             return calls[call.path].outputs[0]
     same = len(other.recording.shapes) == len(flow.recording.shapes)
@@ -295,76 +284,3 @@ def _noise_like(example: Any) -> Any:
         return torch.randn(each.shape, generator=generator, device="cpu").to(each)
 
     return tree_map(fill, example)
-
-
-class _Stop(Exception):
-    """Raised where a split has run forward to its module, with what that takes or gives."""
-
-    def __init__(self, value: object) -> None:
-        super().__init__()
-        self.value = value
-
-
-@dataclass(frozen=True)
-class RunTo:
-    """The features of a split where the model is no chain: its own forward, run to one module.
-
-    Attributes:
-        path: The module.
-        before: Whether what the module is given is meant, and not what it gives.
-        runs: Paths of the modules by which that is computed.
-    """
-
-    path: str
-    before: bool = False
-    runs: tuple[str, ...] = field(default=(), repr=False)
-
-    def __call__(self, model: nn.Module, x: Any) -> Any:
-        """Run the model as far as the module."""
-        if not _has_module(model, self.path):  # a model that was cut before it, whose tap ends the pass
-            body = replaced(model, {})
-        elif self.before:
-            body = hooked(model, {self.path: _no_op_hook})
-            body.get_submodule(self.path).register_forward_pre_hook(_stop_before)
-        else:
-            body = replaced(model, {self.path: _ending(model.get_submodule(self.path))})
-        restore_forward(body)  # one that was put together from the anatomy would come here again
-        try:
-            without_hooks(body, x)  # which ran where the model was entered
-        except _Stop as stop:
-            return stop.value
-        raise NotSupported(
-            f"the module {self.path!r} did not run",
-            cause="forward takes another way than it took when the model was traced",
-            hint="zoo.adopt(model, example=...) again, with an input and in the mode that you use",
-        )
-
-
-def _has_module(model: nn.Module, path: str) -> bool:
-    """Whether the model has the module that a split runs forward to."""
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _no_op_hook(_module: nn.Module, _args: object, _output: object) -> None:
-    """A hook that does nothing: with it a split has a twin of the module to run to, which may be given other hooks."""
-
-
-def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:
-    raise _Stop(args[0])
-
-
-class _Ending(Variant):
-    """Put before the class of the module a split runs to: forward stops when its taps and hooks have heard of it."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise _Stop(super().__call__(*args, **kwargs))  # type: ignore[misc]  # the class after it is a module's
-
-
-def _ending(module: nn.Module) -> nn.Module:
-    twin: nn.Module = object.__new__(variant(type(module), _Ending, ()))
-    object.__setattr__(twin, "__dict__", module.__dict__)
-    return twin

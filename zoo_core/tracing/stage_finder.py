@@ -8,27 +8,25 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
-from torch.utils._pytree import tree_flatten_with_path, tree_iter
+from torch.utils._pytree import tree_iter
 
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.tracing.feature_maps import gives_part
+from zoo_core.tracing.feature_maps import gives_part, reads_of
 from zoo_core.tracing.layers_between import with_layers_between
-from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 from zoo_core.tracing.stage_proof import in_two_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.tracing.feature_maps import Grid, Layout, Map
+    from zoo_core.tracing.feature_maps import Grid, Layout, Map, Reads
     from zoo_core.tracing.last_layers import Layers
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Call, Dataflow, Op
 
-    Reads = Mapping[Layout, ItemOf | None]
 
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all
 _MANY = 4
@@ -114,7 +112,7 @@ def _common_to_outputs(flow: Dataflow, main: Layers, grid: Grid) -> list[int]:
 
 
 def _given(flow: Dataflow, op: Op) -> list[int]:
-    """What a head is given, before which stages have to end: in this op, and wherever else its parameters are used."""
+    """What a head is given, before which stages have to end: in this op, and where else its parameters are used."""
     again = (each for each in flow.recording.ops if op.parameters and each.parameters == op.parameters)
     return [value for each in (op, *again) for value in flow.moving(each)]
 
@@ -189,7 +187,7 @@ def _named_stages(passes: Passes, grid: Grid, chosen: Any) -> Stages:
             shapes = [passes.evaluated.recording.shapes[value] for value in call.outputs]
             raise AnatomyError(f"stages: {paths[-1]!r} gives no feature map", got=f"tensors of the shapes {shapes}")
         stages.append(Stage(name, tuple(paths), result.channels, result.stride))
-        reads.append(_reads_of(grid, call, value))
+        reads.append(reads_of(grid, call, value))
     return _read_alike(stages, reads)
 
 
@@ -245,7 +243,7 @@ class _Trunk:
         result = self._inside(call)
         before = self._stride_before(call)
         is_open = unit and unit.map.stride > before and 2 * (self.opened - opened) > unit.layers
-        spans = unit and (_spans_stages(before, result, unit) or _gives_maps_of_stages(result, unit))
+        spans = unit and (_spans_stages(before, result, unit) or _lists_its_stages(result, unit))
         if unit and not is_open and not spans:
             self.known = known
             result = [] if again else [unit]
@@ -271,7 +269,7 @@ class _Trunk:
             is_block=_is_block(module),
             has_blocks=any(_is_block(each) for each in module.children()),
             several=len({each.stride for each in maps.values()}) > 1,
-            reads=_reads_of(self.grid, call, first),
+            reads=reads_of(self.grid, call, first),
         )
 
     def _stride_before(self, call: Call) -> int:
@@ -286,8 +284,8 @@ def _spans_stages(before: int, inner: list[Unit], whole: Unit) -> bool:
     return at_end or any(before < unit.map.stride < whole.map.stride for unit in inner)
 
 
-def _gives_maps_of_stages(inner: list[Unit], whole: Unit) -> bool:
-    """Whether a module gives a list of the maps of its stages, as an encoder does that a decoder comes after.
+def _lists_its_stages(inner: list[Unit], whole: Unit) -> bool:
+    """Whether a module spans several stages, as an encoder that gives a list of their maps to a decoder.
 
     What gives maps of several resolutions in its parts too, as those of HRNet, is a stage itself.
     """
@@ -299,25 +297,6 @@ def _gives_maps_of_stages(inner: list[Unit], whole: Unit) -> bool:
 
 def _is_block(module: nn.Module) -> bool:
     return not isinstance(module, _LAYER) and any(isinstance(each, _LAYER) for each in module.modules())
-
-
-def _reads_of(grid: Grid, call: Call, value: int) -> Reads:
-    """Where the map of a stage is in what its last module gave, in each layout that it is there in, its own first."""
-    if isinstance(call.output, Ref):
-        return {result.layout: None for result in [grid.map_of(value)] if result}
-    same = [value, *(each for each in call.outputs if grid.is_same_map(each, value))]
-    reads: dict[Layout, ItemOf | None] = {}
-    for each in same:
-        if result := grid.map_of(each):
-            reads.setdefault(result.layout, ItemOf(_key_of_map(call.output, each)))
-    return reads
-
-
-def _key_of_map(output: object, value: int) -> tuple[Any, ...]:
-    """Key of a feature map in the output of a stage's last module."""
-    leaves, _ = tree_flatten_with_path(output)
-    path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
-    return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
 
 
 def _by_stride(units: list[Unit]) -> list[list[Unit]]:

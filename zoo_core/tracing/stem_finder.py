@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from zoo_core.tracing.last_layers import owner
-from zoo_core.tracing.program import run
+from zoo_core.tracing.passes import run
 from zoo_core.utils.attributes import get_attribute, is_of_module, is_per_channel, repeated_numbers, set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
