@@ -50,7 +50,7 @@ from .surgery.features.branch import branch as branch
 from .surgery.features.cut import truncate as truncate
 from .surgery.features.extract import features as features
 from .surgery.features.split import split as split
-from .surgery.fine_tuning.freeze import drift as drift
+from .surgery.fine_tuning.drift import drift as drift
 from .surgery.fine_tuning.freeze import freeze as freeze
 from .surgery.fine_tuning.freeze import unfreeze as unfreeze
 from .surgery.fine_tuning.init_weights import init_weights as init_weights

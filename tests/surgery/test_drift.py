@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.surgery.fine_tuning.freeze import drift
+from zoo_core.surgery.fine_tuning.drift import drift
 
 
 @pytest.fixture

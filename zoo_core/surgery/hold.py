@@ -143,6 +143,12 @@ def release(module: nn.Module) -> None:
             del hooks[key]
 
 
+def release_to(module: nn.Module, model: nn.Module) -> None:
+    """Hold a module no longer, as one is unfrozen: it follows ``train()`` again, in the mode that its model is in."""
+    release(module)
+    module.train(model.training)
+
+
 def is_held(module: nn.Module) -> bool:
     """Whether this module is frozen, so that ``train()`` leaves it in eval mode."""
     return isinstance(module.__dict__.get("train"), Held)

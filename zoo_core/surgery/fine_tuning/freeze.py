@@ -1,28 +1,23 @@
-"""Freezing that holds, whatever ``train()`` says, and ``zoo.drift``: whether what is frozen stayed where it was."""
+"""Freezing that holds, whatever ``train()`` says, and unfreezing."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-import torch
 from torch import nn
 
-from zoo_core.errors import UsageError, ZooWarning
-from zoo_core.surgery.adapters import kept_aside, plain_names
+from zoo_core.errors import UsageError
+from zoo_core.surgery.adapters import kept_aside
 from zoo_core.surgery.distributed import in_shards
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.fine_tuning.param_groups import add_to_optimizer
-from zoo_core.surgery.hold import hold, is_held, release, stateful
-from zoo_core.surgery.metadata import is_known, metadata_of
+from zoo_core.surgery.hold import hold, release_to, stateful
 from zoo_core.surgery.select import select
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
     from torch.optim import Optimizer
 
 
@@ -47,7 +42,7 @@ def freeze(
     leaves theirs alone. Classes and state-dict keys do not change, and :func:`unfreeze` undoes all of it, as does a
     callback of another library that gives the parameters of a norm their gradients back. What is already frozen stays
     frozen. What ``SyncBatchNorm.convert_sync_batchnorm`` puts in the place of frozen norms is frozen alike;
-    :func:`drift` says when a norm that was frozen is no longer held.
+    :func:`zoo_core.drift` says when a norm that was frozen is no longer held.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
@@ -89,7 +84,7 @@ def freeze(
             if norm == "eval":
                 hold(module, bare)
             else:
-                _release(module, bare)
+                release_to(module, bare)
         moving = edit.moving - parts.keys()
         edit.update(moving=moving if norm == "eval" else moving | parts.keys())
         edit.released |= parts.keys()
@@ -144,7 +139,7 @@ def unfreeze(
                 parameter.requires_grad_()
         parts = _stateful(bare, names)
         for module in parts.values():
-            _release(module, bare)
+            release_to(module, bare)
         edit.update(moving=edit.moving - parts.keys())
         edit.released |= parts.keys()
     if optimizer is not None:
@@ -164,141 +159,3 @@ def _stateful(model: nn.Module, names: set[str]) -> dict[str, nn.Module]:
         if (own & names and inside <= names | own) or (own & names and not list(module.children())):
             result[path] = module
     return result
-
-
-def _release(module: nn.Module, model: nn.Module) -> None:
-    """Unfreeze the mode of a module: let it follow ``train()`` again, in the mode that its model is in."""
-    release(module)
-    module.train(model.training)
-
-
-@strict_arguments
-def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
-    """Whether freezing held: which frozen tensors of ``model`` are no longer what they were, and by how much.
-
-    Frozen are the parameters without gradients, and the buffers of the modules they belong to: running statistics,
-    vectors of spectral norm, codebooks. An optimizer that moves them, a norm that was put back into train mode, or an
-    average of weights all show up here. So does a norm that took the place of a frozen one, as ``SyncBatchNorm``
-    conversion puts it: nothing holds it, and a :class:`ZooWarning` says so even before it has moved.
-
-    Args:
-        model: Any module; DDP and ``torch.compile`` wrappers are looked through.
-        before: Tensor name to what it was: a deep copy of ``model.state_dict()``, of the model itself or of a wrapper
-            around it, or the state dict the model came from. Frozen tensors that it lacks are not compared.
-
-    Returns:
-        Name of each frozen tensor that moved to the largest absolute difference; empty when all held. NaN or another
-        shape count as infinite.
-
-    Raises:
-        UsageError: Nothing is frozen, or ``before`` has none of the frozen tensors, or is not a copy of them.
-
-    Example:
-        >>> import copy, torch, zoo_core as zoo
-        >>> model = zoo.get("tiny/glyphnet", weights=None, freeze="backbone").train()
-        >>> before = copy.deepcopy(model.state_dict())
-        >>> _ = model(torch.randn(8, 1, 32, 32))
-        >>> zoo.drift(model, before)
-        {}
-    """
-    if not isinstance(before, Mapping):
-        raise UsageError(
-            f"a {type(before).__name__} is no state dict to compare with",
-            hint="before = copy.deepcopy(model.state_dict()) once parts are frozen",
-        )
-    bare = in_shards(model)
-    loose = _loose_norms(bare)
-    if loose:
-        warnings.warn(
-            f"{len(loose)} norms that were frozen are no longer held in eval mode, such as {min(loose)!r}: "
-            "other modules stand in their places; zoo.freeze(model, ...) holds those too",
-            ZooWarning,
-            stacklevel=3,  # past strict_arguments
-        )
-    frozen = _frozen_tensors(bare)
-    before = _as_inside(model, bare, before, frozen)
-    compared = {name: tensor for name, tensor in frozen.items() if name in before}
-    if not compared:
-        raise UsageError(
-            "there is nothing to compare",
-            expected="tensors that are frozen now, under their names in the state dict",
-            got=f"{len(frozen)} frozen tensors, none of which is among the {len(before)} given",
-            hint="freeze first, then keep copy.deepcopy(model.state_dict())" if frozen else "zoo.freeze(model)",
-        )
-    if any(_is_same_memory(tensor, before[name]) for name, tensor in compared.items()):
-        raise UsageError(
-            "what was given for before are the model's own tensors, which can never differ from themselves",
-            hint="copy.deepcopy(model.state_dict()) keeps what they were",
-        )
-    moved = {name: _distance(tensor, before[name]) for name, tensor in compared.items()}
-    return {name: distance for name, distance in moved.items() if distance > 0}
-
-
-def _as_inside(
-    model: nn.Module, bare: nn.Module, before: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """What frozen tensors were, by the names that the model inside a wrapper has for them now.
-
-    A state dict of the wrapper has its prefix, and one from before PEFT put layers around others has shorter names.
-    """
-    path = next((path for path, each in model.named_modules() if each is bare), "")
-    inside = {name.removeprefix(f"{path}."): each for name, each in before.items() if name.startswith(f"{path}.")}
-    given = inside if path and inside else before
-    short = {name: plain for name, plain in plain_names(bare, frozen).items() if name not in given and plain in given}
-    return {**given, **{name: given[plain] for name, plain in short.items()}}
-
-
-def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What freezing keeps as it was, by name: parameters without gradients, and buffers of frozen parts."""
-    known = metadata_of(model) if is_known(model) else None
-    held, moving = (known.held, known.moving) if known else (frozenset(), frozenset())
-    result: dict[str, Tensor] = {
-        name: parameter
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if not parameter.requires_grad
-    }
-    for path, module in model.named_modules():
-        if is_held(module) or path in held or (path not in moving and _is_frozen(model, path, module)):
-            result |= _frozen_buffers(path, module)
-    return result
-
-
-def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
-    """Whether the buffers of a module are frozen: its parameters, or those nearest around it, need no gradient."""
-    while True:
-        parameters = [each.requires_grad for each in module.parameters()]
-        if parameters or not path:
-            return bool(parameters) and not any(parameters)
-        path = path.rpartition(".")[0]
-        module = model.get_submodule(path)
-
-
-def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Norms in the places of frozen ones that are not frozen themselves: nothing holds them, so that they drift."""
-    held = metadata_of(model).held if is_known(model) else frozenset()
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if path in held and getattr(module, "running_mean", None) is not None and not is_held(module)
-    }
-
-
-def _frozen_buffers(path: str, module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of a frozen module, by the names under which ``zoo.drift`` reports them."""
-    return {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers(recurse=False)}
-
-
-def _is_same_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether a frozen tensor shares memory with the copy from before, so that no drift can show between them."""
-    return a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr() != 0
-
-
-def _distance(now: Tensor, then: Tensor) -> float:
-    """How far a frozen tensor has come from what it was: the largest difference, infinite for NaN or another shape."""
-    if now.shape != then.shape:
-        return float("inf")
-    then = then.detach().to(now.device)
-    if torch.equal(now.detach(), then):
-        return 0.0
-    largest = (now.detach().double() - then.double()).abs().max().item()
-    return float("inf") if largest != largest else largest  # noqa: PLR0124 - only NaN differs from itself
