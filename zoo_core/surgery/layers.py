@@ -1,13 +1,13 @@
-"""What kind of layer a module is, whatever library it comes from."""
+"""What a layer is, whatever library it comes from: its kind, its tensors, and the numbers elsewhere that repeat it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Collection, Iterator
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,  # noqa: SLF001 - the base of batch and instance norm of every dimension
@@ -58,3 +58,43 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers that a layer holds itself, without those of its children."""
     held = {**module._parameters, **module._buffers}  # noqa: SLF001 - named_* would drop tensors that are shared
     return {name: tensor for name, tensor in held.items() if tensor is not None}
+
+
+def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
+    """Dotted paths of the attributes of a model, all integers of these names, that repeat what one of its layers says.
+
+    They are looked for in the modules around the layer, and in the configurations that these hold.
+
+    Args:
+        model: The model.
+        path: Of the layer.
+        number: What it says itself, such as its number of classes.
+        names: What such an integer is called.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 9))
+        >>> net.num_classes = 9
+        >>> repeated_numbers(net, "0", 9, {"num_classes"})
+        ('num_classes',)
+    """
+    result: dict[tuple[int, str], str] = {}
+    for place, owner in _attribute_owners(model, path):
+        for name in sorted(names):
+            value = getattr(owner, name, None)
+            if type(value) is int and value == number:
+                result.setdefault((id(owner), name), f"{place}.{name}".lstrip("."))
+    return tuple(result.values())
+
+
+def _attribute_owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
+    """Modules around a layer, and configs in them, by dotted path: their attributes may repeat its numbers."""
+    parts = path.split(".")
+    for depth in range(len(parts)):
+        place = ".".join(parts[:depth])
+        module = model.get_submodule(place)
+        yield place, module
+        for name, value in vars(module).items():
+            is_record = hasattr(value, "__dict__") and not isinstance(value, type | nn.Module | Tensor)
+            is_frozen = getattr(getattr(value, "__dataclass_params__", None), "frozen", False)
+            if is_record and not is_frozen and not callable(value):
+                yield f"{place}.{name}".lstrip("."), value

@@ -20,9 +20,9 @@ from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.features.measure_stages import with_live_maps
 from zoo_core.surgery.head.describe import describe, describe_all
 from zoo_core.surgery.image_size import built_image_size
-from zoo_core.surgery.structure import as_before_compile, structure_of, under
+from zoo_core.surgery.structure import structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
-from zoo_core.utils.compiled import without_compiled
+from zoo_core.utils.compiled import as_before_compile, without_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from zoo_core.errors import UnknownPart, UsageError
 from zoo_core.surgery.changed_by_hand import sequence_around
 from zoo_core.surgery.metadata import anatomy_of, cut_of, is_unproven, metadata_of, no_head, unwrap
-from zoo_core.surgery.structure import as_before_compile, under
+from zoo_core.surgery.structure import under
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.utils.compiled import without_compiled
+from zoo_core.utils.compiled import as_before_compile, without_compiled
 
 if TYPE_CHECKING:
     from torch import nn

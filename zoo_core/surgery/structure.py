@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from zoo_core.surgery.features.forward import name_of_forward
-from zoo_core.utils.compiled import WRAPPED
+from zoo_core.surgery.features.forward import forward_of
+from zoo_core.utils.compiled import WRAPPED, as_before_compile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -82,7 +83,16 @@ def structure_of(model: nn.Module, opened: Iterable[str] = ()) -> Structure:
     with torch._C.DisableTorchFunction():  # noqa: SLF001 - a mode would be asked for each shape, in three times the time
         _note(model, "", shapes, kinds)
     settings = tuple((f"{path}.{name}", value) for path in opened for name, value in _settings(model, path))
-    return Structure(shapes, kinds, name_of_forward(model), settings)
+    return Structure(shapes, kinds, _name_of_forward(model), settings)
+
+
+def _name_of_forward(model: nn.Module) -> str:
+    """A name that tells the forward in a structure from any other the model had; one of an instance by its identity."""
+    result = forward_of(model)
+    function = getattr(result, "__func__", result)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    is_own = "forward" in model.__dict__ and function is not inspect.getattr_static(type(model), "forward", None)
+    return f"{name} {id(function)}" if is_own else name
 
 
 _OF_EVERY_MODULE = frozenset({*nn.Module().__dict__, "forward"})
@@ -178,13 +188,3 @@ def paths_around(name: str) -> Iterator[str]:
         ['layer1', 'layer1.0', 'layer1.0.weight']
     """
     return accumulate(as_before_compile(name).split("."), "{}.{}".format)
-
-
-def as_before_compile(name: str) -> str:
-    """A name in a model's structure without what ``torch.compile`` adds to it where it wraps a layer.
-
-    Example:
-        >>> as_before_compile("layer1._orig_mod.0.conv1.weight"), as_before_compile("fc._orig_mod")
-        ('layer1.0.conv1.weight', 'fc')
-    """
-    return ".".join(each for each in name.split(".") if each != WRAPPED) if WRAPPED in name else name

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from zoo_core.contract.anatomy import Head
+from zoo_core.surgery.layers import repeated_numbers
 from zoo_core.tracing.detectors import box_heads
 from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner, site_at
 from zoo_core.tracing.passes import run
 from zoo_core.tracing.recording import plain_fields
-from zoo_core.utils.attributes import repeated_numbers, set_attribute
+from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes

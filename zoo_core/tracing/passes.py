@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.features.forward import arguments
+from zoo_core.surgery.features.forward import forward_arguments
 from zoo_core.tracing.recording import Dataflow, record
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.eval_mode import evaluating
@@ -173,7 +173,7 @@ def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = F
     """One recorded pass of a model, in eval or train mode, as what depends on what."""
     with evaluating(model):
         model.train(train)
-        return Dataflow(record(model, *arguments(model, x), as_far=as_far))
+        return Dataflow(record(model, *forward_arguments(model, x), as_far=as_far))
 
 
 def with_the_same_tensors(model: nn.Module) -> nn.Module:
@@ -238,5 +238,5 @@ def _same_buffers(model: nn.Module) -> Iterator[None]:
 
 def run(model: nn.Module, x: Any) -> Any:
     """One pass of ``model`` on an example, which may stand for several arguments."""
-    args, kwargs = arguments(model, x)
+    args, kwargs = forward_arguments(model, x)
     return model(*args, **kwargs)

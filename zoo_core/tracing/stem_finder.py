@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from zoo_core.surgery.layers import repeated_numbers
 from zoo_core.tracing.last_layers import owner
 from zoo_core.tracing.passes import run
-from zoo_core.utils.attributes import get_attribute, is_of_module, is_per_channel, repeated_numbers, set_attribute
+from zoo_core.utils.attributes import get_attribute, is_of_module, set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Op
@@ -68,13 +69,13 @@ def numbers_per_channel(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
     flow, buffers = passes.evaluated, dict(passes.model.named_buffers())
     layers = [passes.model.get_submodule(path) for path in stem]
     counts = {layer.in_channels for layer in layers if isinstance(layer, _CONVOLUTIONS)} - {1}
-    if not any(is_per_channel(each, counts) for each in buffers.values()):
+    if not any(_is_per_channel(each, counts) for each in buffers.values()):
         return ()
     before = [op for op, learned in _ops_on_input(passes) if op.name in _ARITHMETIC and not learned]
     used = dict.fromkeys(name for op in before for name in flow.parameters_of(op))
     others = [op for op in flow.recording.ops if flow.moving(op) and not any(op is each for each in before)]
     elsewhere = {name for op in others for name in flow.parameters_of(op)}
-    return tuple(name for name in used if name not in elsewhere and is_per_channel(buffers.get(name), counts))
+    return tuple(name for name in used if name not in elsewhere and _is_per_channel(buffers.get(name), counts))
 
 
 def _ops_on_input(passes: Passes) -> Iterator[tuple[Op, list[str]]]:
@@ -137,3 +138,14 @@ def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes:
     except Exception:  # noqa: BLE001 - the model's own code
         return False
     return True
+
+
+def _is_per_channel(value: object, counts: Collection[int]) -> bool:
+    """Whether a value is a tensor of fractions with one number for each channel, such as ``[1, 3, 1, 1]``.
+
+    Args:
+        value: What an attribute is.
+        counts: Of channels there may be.
+    """
+    is_fraction = isinstance(value, Tensor) and value.is_floating_point()
+    return is_fraction and value.numel() in counts and value.numel() in value.shape  # type: ignore[attr-defined]

@@ -17,8 +17,9 @@ from zoo_core.surgery.features.forward import recompose, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced, with_unsaved_buffers
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
-from zoo_core.surgery.structure import WALKED, as_before_compile, paths_around, under
+from zoo_core.surgery.structure import WALKED, paths_around, under
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.compiled import as_before_compile
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:

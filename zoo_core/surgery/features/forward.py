@@ -27,7 +27,7 @@ _CLASSES: dict[Any, type[Any]] = {}
 
 
 class Variant:
-    """Base of what is put before a library's class, as another forward is; pickles name that class and make it anew.
+    """Base of what gives a library's class another forward or call; pickles name that class and make it anew.
 
     A forward on an instance is not seen by FX, by quantization and by replicas, which all read the class. A class of
     the same name, a subclass of the library's, is.
@@ -36,19 +36,19 @@ class Variant:
     def __reduce_ex__(self, protocol: Any, /) -> Any:
         """A new module of such a class, with the same state."""
         state = {name: value for name, value in self.__dict__.items() if name != COMPILED}
-        return _new, (_recipe(type(self)),), state
+        return _new, (_variant_as_tuples(type(self)),), state
 
 
 def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
     """The subclass of ``base`` by which a model gets another forward or call, from ``extra``; one for one ``key``."""
     how = (base, extra, key)
     if how not in _CLASSES:
-        _CLASSES.setdefault(how, _made(*how))  # one class also where two threads come at once
+        _CLASSES.setdefault(how, _new_variant(*how))  # one class also where two threads come at once
     return _CLASSES[how]
 
 
-def _made(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
-    """A new subclass of a library's class, of its name, with a forward or other methods put before the library's."""
+def _new_variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
+    """A new subclass of a library's class, of its name, with another forward or call put before the library's."""
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     own = {"_zoo_key": key} if key else {}  # a class before a tap's must not hide the key of the tap
     return type(base.__name__, (extra, base), {**names, **own, _HOW: (base, extra, key)})
@@ -69,10 +69,10 @@ def library_class(cls: type[Any]) -> type[Any]:
     return cls if how is None else library_class(how[0])
 
 
-def _recipe(cls: type[Any]) -> Any:
-    """A variant of a library's class as nested tuples, from which a pickle makes it anew."""
+def _variant_as_tuples(cls: type[Any]) -> Any:
+    """The class that gives a model another forward than its library's, as nested tuples for a pickle or a copy."""
     how = cls.__dict__.get(_HOW)
-    return cls if how is None else (_recipe(how[0]), how[1], how[2])
+    return cls if how is None else (_variant_as_tuples(how[0]), how[1], how[2])
 
 
 def _class_of(recipe: Any) -> type[Any]:
@@ -185,15 +185,6 @@ def forward_of(model: nn.Module) -> Callable[..., Any]:
     return cast("Callable[..., Any]", result)
 
 
-def name_of_forward(model: nn.Module) -> str:
-    """Tells the forward of ``model`` from any other that it had or will have; one of an instance by its identity."""
-    result = forward_of(model)
-    function = getattr(result, "__func__", result)
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-    is_own = "forward" in model.__dict__ and function is not inspect.getattr_static(type(model), "forward", None)
-    return f"{name} {id(function)}" if is_own else name
-
-
 def _library_forward(model: nn.Module) -> Callable[..., Any]:
     """The forward that the library wrote for ``model``, whatever other forward is in its place."""
     own: Callable[..., Any] | None = model.__dict__.get(_LIBRARYS)
@@ -207,13 +198,13 @@ def entered(model: nn.Module, x: Any) -> Any:
     """
     if needs_fsdp_hooks(model) or not model._forward_pre_hooks:  # noqa: SLF001 - no public way to run them
         return x
-    args, kwargs = arguments(model, x)
+    args, kwargs = forward_arguments(model, x)
     for key, hook in model._forward_pre_hooks.items():  # noqa: SLF001 - as above
         if key in model._forward_pre_hooks_with_kwargs:  # noqa: SLF001 - as above
             args, kwargs = hook(model, args, kwargs) or (args, kwargs)
         elif (result := hook(model, args)) is not None:
             args = result if isinstance(result, tuple) else (result,)
-    return packed(model, args, kwargs)
+    return forward_input(model, args, kwargs)
 
 
 def left(model: nn.Module, pooled: Any, result: Any) -> Any:
@@ -232,7 +223,7 @@ def left(model: nn.Module, pooled: Any, result: Any) -> Any:
 
 def without_hooks(model: nn.Module, x: Any) -> Any:
     """What the library's own forward gives for ``x``, without the hooks of ``model`` around it; FSDP needs its own."""
-    args, kwargs = arguments(model, x)
+    args, kwargs = forward_arguments(model, x)
     if is_recomposed(model):
         outer = _CALL.of
         _CALL.of = model if _LIBRARYS in model.__dict__ else None
@@ -249,22 +240,22 @@ def needs_fsdp_hooks(model: nn.Module) -> bool:
 
 
 def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:
-    """Run the forward of ``model`` on ``x``, which stands for several arguments of it where its example did."""
+    """Call the forward of ``model`` on ``x``, which stands for several arguments of it where its example did."""
     if type(x) is tuple and type(example) is not tuple:
         return model(x)
-    args, kwargs = arguments(model, x)
+    args, kwargs = forward_arguments(model, x)
     return model(*args, **kwargs)
 
 
-def packed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a forward was called with as one value, a tuple or a dict, which :func:`arguments` takes apart again."""
+def forward_input(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the forward of a model was called with, as one value that :func:`forward_arguments` takes apart again."""
     if kwargs:
         return {**dict(zip(inspect.signature(_library_forward(model)).parameters, args, strict=False)), **kwargs}
     return args[0] if len(args) == 1 else args
 
 
-def arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a forward is called on ``x``: with which arguments, and with which by name.
+def forward_arguments(model: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How the forward of a model is called on ``x``: with which arguments, and with which by name.
 
     Args:
         model: What takes it.

@@ -12,7 +12,15 @@ from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.changed_by_hand import OWN_FORWARD
 from zoo_core.surgery.features.extract import hooked
-from zoo_core.surgery.features.forward import Variant, entered, left, packed, restore_forward, variant, without_hooks
+from zoo_core.surgery.features.forward import (
+    Variant,
+    entered,
+    forward_input,
+    left,
+    restore_forward,
+    variant,
+    without_hooks,
+)
 from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
@@ -49,7 +57,7 @@ class Backbone(nn.Module):
 
     def features(self, *args: Any, **kwargs: Any) -> Tensor:
         """Images to the last feature map, or tokens."""
-        x = entered(self.body, packed(self.body, args, kwargs))
+        x = entered(self.body, forward_input(self.body, args, kwargs))
         if self.anatomy.features is None:
             result: Tensor = self.anatomy.scores_in(without_hooks(self.body, x))
         else:

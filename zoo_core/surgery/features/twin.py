@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import COMPILED, Variant, forward_of, needs_fsdp_hooks, variant, without
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE
-from zoo_core.utils.compiled import WRAPPED
+from zoo_core.utils.compiled import WRAPPED, inside_compiled, run_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         model: Left as it is.
         new: Dotted path to the module that stands there in the twin.
     """
-    if (inside := _inside_compiled(model, new)) is not None:
+    if (inside := inside_compiled(model, new)) is not None:
         return cast("Module", replaced(inside, new))
     twin = _following(model)
     for path, module in new.items():
@@ -45,22 +45,8 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         twin._modules[first] = part  # noqa: SLF001 - where nn.Module keeps its children
     if new and is_bound(twin):
         is_compiled = WRAPPED in model._modules  # noqa: SLF001 - as above
-        twin.__dict__["forward"] = MethodType(_run_wrapped, twin) if is_compiled else _NotOfATwin(model)
+        twin.__dict__["forward"] = MethodType(run_wrapped, twin) if is_compiled else _NotOfATwin(model)
     return twin
-
-
-def _inside_compiled(model: nn.Module, paths: Iterable[str]) -> nn.Module | None:
-    """The layer in what ``torch.compile`` gave, if paths in it are to be replaced or kept; None for any other.
-
-    A twin with other layers than were compiled runs them as they are.
-    """
-    inside = model._modules.get(WRAPPED)  # noqa: SLF001 - where nn.Module keeps its children
-    return inside if any(path and path.partition(".")[0] != WRAPPED for path in paths) else None
-
-
-def _run_wrapped(compiled: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a twin of what ``torch.compile`` gave, which runs other layers than were compiled."""
-    return compiled._modules[WRAPPED](*args, **kwargs)  # type: ignore[misc] # noqa: SLF001 - as above
 
 
 def is_bound(module: nn.Module) -> bool:
@@ -77,7 +63,7 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
         paths: Dotted paths of what is kept, whole.
     """
     selected = list(paths)
-    if (inside := _inside_compiled(model, selected)) is not None:
+    if (inside := inside_compiled(model, selected)) is not None:
         return cast("Module", pruned(inside, selected))
     twin = _following(model)
     if "" in selected:
