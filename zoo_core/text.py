@@ -158,6 +158,17 @@ def did_you_mean(matches: tuple[str, ...], otherwise: str) -> str:
     return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else otherwise
 
 
+def first_few(texts: Sequence[str], most: int = 5) -> str:
+    """The first few of some texts, such as names, and how many more there are.
+
+    Example:
+        >>> first_few(["conv1.weight", "bn1.weight", "bn1.bias"], 2)
+        'conv1.weight, bn1.weight, and 1 more'
+    """
+    rest = len(texts) - most
+    return ", ".join(texts[:most]) + (f", and {rest} more" if rest > 0 else "")
+
+
 def with_uv_for_pip(text: str) -> str:
     """``text`` with its ``pip install`` commands as this environment takes them: by uv, where it has no pip.
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from zoo_core.errors import ZooError
 from zoo_core.surgery.head.describe import LAYERS, Layers, describe
+from zoo_core.text import first_few
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.candidates import children_of
@@ -137,8 +138,7 @@ def options_in(model: nn.Module, module: Foreign, image_size: str | None) -> dic
 
 def in_words(every: list[Difference]) -> str:
     """The first few differences of a pickled module's layers, for a message."""
-    shown = [f"{each.path or 'the model'!s} ({each.words})" for each in every[:4]]
-    return ", ".join(shown) + (f", and {len(every) - 4} more" if len(every) > 4 else "")  # noqa: PLR2004 - as shown
+    return first_few([f"{each.path or 'the model'!s} ({each.words})" for each in every], 4)
 
 
 def _same_kind(kind: str, other: str) -> bool:

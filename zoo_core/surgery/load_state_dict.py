@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import LoadMismatch, Unreadable, ZooWarning
+from zoo_core.text import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -108,7 +109,7 @@ def warn_of_nonfinite(model: nn.Module, names: Collection[str], source: str, *, 
     bad = [name for name, tensor in looked_at if not _is_finite(tensor.detach())]
     if bad:
         warnings.warn(
-            f"{len(bad)} of the {len(looked_at)} tensors from {source} hold nan or infinities: {_few_names(bad)}. The "
+            f"{len(bad)} of the {len(looked_at)} tensors from {source} hold nan or infinities: {first_few(bad)}. The "
             "training that wrote them has diverged, or a smaller dtype could not hold their numbers: take an earlier "
             "checkpoint, or one that was not converted",
             ZooWarning,
@@ -208,12 +209,12 @@ def _mismatch(
     """The error for a state dict that does not fit its model: the names missing, unexpected, or of another shape."""
     parts = []
     if missing:
-        parts.append(f"{len(missing)} missing ({_few_names(missing)})")
+        parts.append(f"{len(missing)} missing ({first_few(missing)})")
     if unexpected:
-        parts.append(f"{len(unexpected)} unexpected ({_few_names(unexpected)})")
+        parts.append(f"{len(unexpected)} unexpected ({first_few(unexpected)})")
     if misshaped:
         shown = [f"{name} {list(got)} instead of {list(want)}" for name, (want, got) in misshaped.items()]
-        parts.append(f"{len(misshaped)} of another shape ({_few_names(shown)})")
+        parts.append(f"{len(misshaped)} of another shape ({first_few(shown)})")
     return LoadMismatch(
         f"{source} does not fit this {type(model).__name__}",
         expected="every tensor of the model, and no other; only those of a replaced head may differ",
@@ -224,11 +225,6 @@ def _mismatch(
         unexpected=tuple(unexpected),
         misshaped=misshaped,
     )
-
-
-def _few_names(names: list[str], most: int = 5) -> str:
-    """The first few names of tensors of a state dict, for a message, and how many more there are."""
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def is_packed(model: nn.Module) -> bool:
@@ -263,7 +259,7 @@ def packed_state_in(content: object, source: Path) -> Mapping[str, Any]:
             isinstance(result, dict)
             and result
             and all(isinstance(key, str) for key in result)
-            and not _is_wrapper(result)
+            and not any(isinstance(value, Mapping) for value in result.values())  # a wrapper around one
         ):
             return result
     raise Unreadable(
@@ -314,11 +310,6 @@ def load_packed(
         raise _mismatch(model, source, result.missing_keys, result.unexpected_keys, {})
     outcomes: dict[str, Outcome] = {name: "loaded" if name in given else "adapted" for name in own}
     return {**outcomes, **dict.fromkeys(ignored, "ignored")}
-
-
-def _is_wrapper(found: Mapping[str, object]) -> bool:
-    """Whether a mapping is no state dict of packed integers itself, but has others in it."""
-    return any(isinstance(value, Mapping) for value in found.values())
 
 
 def _kind(value: object) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from zoo_core.errors import UsageError
-from zoo_core.text import close_matches, did_you_mean, html_table, redacted
+from zoo_core.text import close_matches, did_you_mean, first_few, html_table, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -84,7 +84,7 @@ class Receipt:
         counts = self.counts
         parts = [f"{counts['loaded']} loaded"] if "loaded" in counts else []
         rest: tuple[Outcome, ...] = ("adapted", "initialized", "defaulted", "kept", "ignored")
-        parts += [f"{counts[what]} {what} ({_shortened(self.names(what))})" for what in rest if what in counts]
+        parts += [f"{counts[what]} {what} ({first_few(self.names(what), _SHOWN)})" for what in rest if what in counts]
         weights = f"@{self.tag}" if self.tag else ""
         taken = f"; {self.taken}" if self.taken else ""
         slowly = f"; built with values: {self.needed_values}" if self.needed_values else ""
@@ -93,13 +93,7 @@ class Receipt:
     def _repr_html_(self) -> str:
         """A table for a notebook: how many tensors had each outcome, and which."""
         outcomes: dict[Outcome, int] = dict(Counter(self.tensors.values()))
-        rows = [(what, str(count), _shortened(self.names(what))) for what, count in outcomes.items()]
+        rows = [(what, str(count), first_few(self.names(what), _SHOWN)) for what, count in outcomes.items()]
         weights = f"@{self.tag}" if self.tag else ""
         file = f"{self.source}, {self.strength}" if self.source else "no file"
         return html_table(f"{self.model}{weights}", ("tensors", "how many", "names"), rows, redacted(file))
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    """The first few names of tensors and how many more there are, as a receipt prints them."""
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f", and {rest} more" if rest > 0 else "")

@@ -281,39 +281,13 @@ def _kept_by_batch_norm(
     *__: object,
     **___: object,
 ) -> Sequence[object]:
-    """What a batch norm keeps for its gradients."""
+    """Of the inputs of a batch norm on the meta device, those that its backward pass keeps, as torch's rule would."""
     return (x, weight) if training else (x, weight, running_mean, running_var)
 
 
-def _kept_by_layer_norm(
-    _: Tensor, x: Tensor, __: object, weight: object = None, bias: object = None, *___: object, **____: object
-) -> Sequence[object]:
-    """What a layer norm keeps for its gradients."""
-    return x, weight, bias
-
-
-def _kept_by_norm(
-    _: Tensor, x: Tensor, __: object, weight: object = None, *___: object, **____: object
-) -> Sequence[object]:
-    """What other norms keep for their gradients."""
-    return x, weight
-
-
-def _kept_by_linear(_: Tensor, x: Tensor, weight: Tensor, bias: object = None) -> Sequence[object]:  # noqa: ARG001 - as torch has it
-    """What a linear layer keeps for its gradients."""
-    return _kept_by_product(_, x, weight)
-
-
 def _kept_by_product(_: Tensor, x: Tensor, other: object) -> Sequence[object]:
-    """What a product keeps for its gradients: each factor for that of the other one."""
+    """Of the factors of a product on the meta device, those that its backward pass keeps: each for the other one."""
     return x if isinstance(other, Tensor) and other.requires_grad else None, other if x.requires_grad else None
-
-
-def _kept_by_attention(
-    _: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: object, **___: object
-) -> Sequence[object]:
-    """What attention keeps for its gradients."""
-    return query, key, value
 
 
 _KEPT: Mapping[Callable[..., Any], Callable[..., Sequence[object]]] = {
@@ -323,12 +297,12 @@ _KEPT: Mapping[Callable[..., Any], Callable[..., Sequence[object]]] = {
         lambda _, x, *__, **___: (x,),
     ),
     F.batch_norm: _kept_by_batch_norm,
-    F.layer_norm: _kept_by_layer_norm,
-    **dict.fromkeys((F.rms_norm, F.group_norm), _kept_by_norm),
-    F.linear: _kept_by_linear,
+    F.layer_norm: lambda _, x, __, weight=None, bias=None, *___, **____: (x, weight, bias),
+    **dict.fromkeys((F.rms_norm, F.group_norm), lambda _, x, __, weight=None, *___, **____: (x, weight)),
+    F.linear: lambda _, x, weight, *__, **___: _kept_by_product(_, x, weight),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), lambda _, x, weight, *__, **___: (x, weight)),
     **dict.fromkeys((Tensor.mul, torch.mul), _kept_by_product),
-    F.scaled_dot_product_attention: _kept_by_attention,
+    F.scaled_dot_product_attention: lambda _, query, key, value, *__, **___: (query, key, value),
     **dict.fromkeys((Tensor.add, Tensor.sub, Tensor.mean, torch.add, torch.sub, torch.mean), lambda *_, **__: ()),
 }
 """What torch keeps of the inputs of a layer, or of its output, to compute the gradients of it with."""
