@@ -11,7 +11,6 @@ from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import NotSupported, Unreadable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.surgery.image_size import built_image_size
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import Edit, attach, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
@@ -261,8 +260,7 @@ def numbers_of(model: nn.Module | str) -> Numbers:
 
 def _for_built_size(model: nn.Module, numbers: Numbers, card: Card) -> Preprocessing:
     """A card's preprocessing for a model whose constructor was told of images of another size: it takes no others."""
-    known = metadata_of(model)
-    sides = built_image_size(unwrap(model), known.anatomy, known.built_by)
+    sides = metadata_of(model).built_image_size(unwrap(model))
     is_other = sides is not None and sides != card.input_size[-2:] and numbers.preprocessing.crop
     return resized(numbers, sides) if is_other else numbers.preprocessing
 

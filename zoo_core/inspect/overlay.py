@@ -18,7 +18,7 @@ from zoo_core.images.preprocessing import numbers_of, transforms
 from zoo_core.images.read import read
 from zoo_core.recipe.open_model import require_values
 from zoo_core.surgery.inputs import channels_told
-from zoo_core.surgery.metadata import designed_size, metadata_of, unwrap
+from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.atomic_write import image_file
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _plain_view(model: nn.Module, opened: Any, size: int | Sequence[int] | None)
     if sides is None and isinstance(known.example, torch.Tensor):
         sides = known.example.shape[-2:]
     elif sides is None and known.card is not None:
-        sides = designed_size(unwrap(model), known)[-2:]
+        sides = known.designed_size(unwrap(model))[-2:]
     x = functional.to_dtype(functional.to_image(opened), torch.float32, scale=True)
     channels = channels_told(model)
     if x.shape[0] != channels:

@@ -15,7 +15,7 @@ from zoo_core.images.rows import Rows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values, running_on
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.scores import Outputs
-from zoo_core.surgery.metadata import class_names_of, designed_size, metadata_of, unwrap
+from zoo_core.surgery.metadata import class_names_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
 from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.eval_mode import inferring
@@ -379,5 +379,5 @@ def _trained_size(model: nn.Module) -> tuple[int, int]:
     known = metadata_of(model)
     if known.card is None:
         raise UsageError("the size of a window is not known", hint="size=224, or what the model was trained with")
-    height, width = designed_size(unwrap(model), known)[-2:]
+    height, width = known.designed_size(unwrap(model))[-2:]
     return height, width

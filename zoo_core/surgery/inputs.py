@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.surgery.metadata import anatomy_of, designed_size, is_known, metadata_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
 from zoo_core.surgery.noise import noise
 from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_of_images
 
@@ -38,7 +38,7 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
     kept = known.example
     if kept is not None and size is None and side is None:
         return _of_example(bare, kept)
-    chosen = tuple(size or designed_size(bare, known))
+    chosen = tuple(size or known.designed_size(bare))
     if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
         raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
     if size is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
@@ -19,8 +20,7 @@ from zoo_core.surgery.changed_by_hand import head_is_near, reread, with_checked_
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.features.measure_stages import with_live_maps
 from zoo_core.surgery.head.describe import describe, describe_all
-from zoo_core.surgery.image_size import built_image_size
-from zoo_core.surgery.structure import structure_of, under
+from zoo_core.surgery.structure import modules_around_parts, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.compiled import as_before_compile, without_compiled
 
@@ -123,6 +123,59 @@ class Metadata:
         """What an image goes through before the model, with as many channels as the weights had; None if unknown."""
         return self.own_preprocessing or (self.weights.preprocessing if self.weights else None)
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether the anatomy was traced, so that values which forward reads from attributes are constants in it."""
+        if self.example is not None or self.card is None or self.family:
+            return self.example is not None
+        claims = current_zoo().claims.get(self.card.family, ())
+        return bool(claims) and claims[0].family.anatomy is None
+
+    def designed_size(self, model: nn.Module) -> tuple[int, ...]:
+        """Size of the images that ``model`` was built for: of its card, or its constructor where that was told.
+
+        Returns:
+            Channels of its card, rows and columns; for video what its card says.
+        """
+        size = self.card.input_size if self.card else (3, 224, 224)
+        sides = self.built_image_size(model)
+        return (*size[:-2], *sides) if sides else size
+
+    def built_image_size(self, model: nn.Module) -> tuple[int, int] | None:
+        """Rows and columns of the images for which ``model`` has position tables or windows.
+
+        The layer that cuts the patches, or a module around it, keeps them under the name of the constructor's option.
+        None where it keeps no such size, as a convolutional network, which takes images of any.
+        """
+        claims = current_zoo().claims.get(self.built_by, ())
+        option = claims[0].family.image_size if claims else ""
+        if not option or not self.anatomy.stem:
+            return None
+        around = accumulate(self.anatomy.stem[0].split(".")[:-1], "{}.{}".format)
+        for path in reversed(["", *around]):
+            with suppress(AttributeError):  # it keeps none, or was taken out by hand, as where timm fuses branches
+                found = getattr(model.get_submodule(path), option)
+                sides = (found, found) if isinstance(found, int) else found
+                if isinstance(sides, tuple) and [*map(type, sides)] == [int] * 2 and min(sides) > 0:
+                    return sides
+        return None
+
+    def image_size(self, model: nn.Module) -> tuple[int, ...]:
+        """Size of the images that ``model`` takes: channels, as its first layer has them now, rows and columns."""
+        if self.example is not None:
+            tensors = [each for each in tree_leaves(self.example) if isinstance(each, Tensor)]
+            size = tuple(max(tensors, key=Tensor.dim).shape[1:]) if tensors else ()
+        else:
+            size = self.designed_size(model)
+            adapted = [edit.arguments["in_channels"] for edit in self.edits if edit.verb == "adapt_stem"]
+            size = (*(adapted[-1:] or size[:1]), *size[1:])
+        stem = f"{self.anatomy.stem[0]}.weight" if self.anatomy.stem else ""
+        before = self.structure.shapes.get(stem) if self.structure else None
+        if before is None or before[1:2] != size[:1]:  # the first layer takes something else than the channels
+            return size
+        now = structure_of(model).shapes.get(stem)
+        return (*(now or before)[1:2], *size[1:])
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model that carries zoo's metadata inside wrappers of any library, or inside a module of the user's.
@@ -198,22 +251,7 @@ def attach(model: nn.Module, known: Metadata) -> None:
 
 def _structure(model: nn.Module, known: Metadata) -> Structure:
     """The structure of a model as it is now, to keep in its metadata or to compare with what is there."""
-    return structure_of(model, _opened(known.anatomy) if _is_traced(known) else ())
-
-
-def _is_traced(known: Metadata) -> bool:
-    """Whether the metadata has a traced anatomy, in which values that forward reads from attributes are constants."""
-    if known.example is not None or known.card is None or known.family:
-        return known.example is not None
-    claims = current_zoo().claims.get(known.card.family, ())
-    return bool(claims) and claims[0].family.anatomy is None
-
-
-def _opened(anatomy: Anatomy) -> list[str]:
-    """Paths of the modules that are no whole part of a model, as its metadata has them, the model itself first."""
-    paths = [site.path for site in anatomy.heads] + [path for stage in anatomy.stages for path in stage.modules]
-    around = {path[:end]: None for path in paths for end in range(len(path)) if path[end] == "."}
-    return ["", *around]
+    return structure_of(model, modules_around_parts(known.anatomy) if known.is_traced else ())
 
 
 def is_known(model: nn.Module) -> bool:
@@ -272,7 +310,7 @@ def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Ana
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(without_compiled(model), known.anatomy, changed, read)
     if not all(head_is_near(name, anatomy) for name in changed):
-        anatomy = with_live_maps(model, anatomy, _image_size(model, known), known.example)
+        anatomy = with_live_maps(model, anatomy, known.image_size(model), known.example)
     return anatomy
 
 
@@ -283,12 +321,12 @@ def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Me
     inside = now.before_compile().changed_since(before.before_compile())  # wrapped by torch.compile, parts are the same
     anatomy = _reread_anatomy(model, known, inside) if inside or now.forward != before.forward else known.anatomy
     if known.structure and now.forward != known.structure.forward:
-        size = _image_size(model, known)
+        size = known.image_size(model)
         anatomy = with_own_forward(model, with_live_maps(model, anatomy, size, known.example), size, known.example)
     elif any(head_is_near(name, anatomy) for name in inside):
-        anatomy = with_checked_split(model, anatomy, _image_size(model, known))
+        anatomy = with_checked_split(model, anatomy, known.image_size(model))
     elif inside or now.settings != before.settings:
-        size = _image_size(model, known)
+        size = known.image_size(model)
         anatomy = anatomy if inside else with_live_maps(model, anatomy, size, known.example)
         anatomy = with_own_forward(model, anatomy, size, known.example, is_believed=True)
     new_sites = [head for head in anatomy.heads if head not in known.anatomy.heads]
@@ -315,34 +353,6 @@ def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Me
 def owners_of(names: Iterable[str]) -> frozenset[str]:
     """Paths of the modules that tensors are in, as metadata lists the layers that are the user's own."""
     return frozenset(name.rpartition(".")[0] for name in names)
-
-
-def designed_size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
-    """What the metadata says of the images a model was built for: its card, or its constructor where that was told.
-
-    Returns:
-        Channels of its card, rows and columns; for video what its card says.
-    """
-    size = known.card.input_size if known.card else (3, 224, 224)
-    sides = built_image_size(model, known.anatomy, known.built_by)
-    return (*size[:-2], *sides) if sides else size
-
-
-def _image_size(model: nn.Module, known: Metadata) -> tuple[int, ...]:
-    """What the metadata says of a model's images: channels, as its first layer has them now, rows and columns."""
-    if known.example is not None:
-        tensors = [each for each in tree_leaves(known.example) if isinstance(each, Tensor)]
-        size = tuple(max(tensors, key=Tensor.dim).shape[1:]) if tensors else ()
-    else:
-        size = designed_size(model, known)
-        adapted = [edit.arguments["in_channels"] for edit in known.edits if edit.verb == "adapt_stem"]
-        size = (*(adapted[-1:] or size[:1]), *size[1:])
-    stem = f"{known.anatomy.stem[0]}.weight" if known.anatomy.stem else ""
-    before = known.structure.shapes.get(stem) if known.structure else None
-    if before is None or before[1:2] != size[:1]:  # the first layer takes something else than the channels of the image
-        return size
-    now = structure_of(model).shapes.get(stem)
-    return (*(now or before)[1:2], *size[1:])
 
 
 def _not_known(model: object) -> NotAZooModel:
@@ -402,7 +412,7 @@ def anatomy_with_hooks(model: nn.Module) -> Anatomy:
     known, bare = metadata_of(model), unwrap(model)
     if not bare._forward_hooks or known.anatomy.scores is None:  # noqa: SLF001 - no public way to see them
         return known.anatomy
-    return with_own_forward(bare, known.anatomy, _image_size(bare, known), known.example, is_believed=True)
+    return with_own_forward(bare, known.anatomy, known.image_size(bare), known.example, is_believed=True)
 
 
 def no_head(model: nn.Module, what: str) -> NotSupported:

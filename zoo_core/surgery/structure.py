@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from zoo_core.contract.anatomy import Anatomy
+
 WALKED = nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict
 """The modules that a forward walks through and does not call, so that they are no layers."""
 
@@ -151,6 +153,13 @@ def _kind(kind: type) -> str:
     if issubclass(kind, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the base of all of them
         return "BatchNorm"
     return next(each.__name__ for each in kind.__mro__ if each.__module__.startswith("torch.nn.modules."))
+
+
+def modules_around_parts(anatomy: Anatomy) -> list[str]:
+    """Paths of the modules of a structure that hold several parts of the anatomy, the model itself first."""
+    paths = [site.path for site in anatomy.heads] + [path for stage in anatomy.stages for path in stage.modules]
+    around = {path[:end]: None for path in paths for end in range(len(path)) if path[end] == "."}
+    return ["", *around]
 
 
 def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from zoo_core.surgery.features.forward import entered, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
-from zoo_core.surgery.metadata import anatomy_of, attach, designed_size, metadata_of, record_edit, unwrap
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count
@@ -287,7 +287,7 @@ class Encoder(nn.Module):
         self.depth = len(chosen) - (depth is not None)
         self._places, self._run, self._layout = chosen, run, anatomy.layout
         known = metadata_of(bare)
-        self._native = designed_size(bare, known)[1:] if known.card else ()
+        self._native = known.designed_size(bare)[1:] if known.card else ()
         self.training = bare.training
 
     @property

@@ -87,7 +87,7 @@ class Custom:
 
 
 def describe(module: nn.Module) -> Layers | Custom:
-    """What it takes to build ``module`` again: its layers where all are standard ones, else only its class.
+    """Describe a head as data to build it again: its layers where all are standard ones, else only its class.
 
     Example:
         >>> describe(nn.Dropout(0.2))
@@ -137,12 +137,12 @@ def _layers(module: nn.Module) -> Layers | None:
         children = {path: _layers(child) for path, child in module.named_children()}
         whole = {path: child for path, child in children.items() if child}
         return Layers(name, children=whole) if len(whole) == len(children) else None
-    arguments = _arguments(module)
+    arguments = _described_arguments(module)
     return None if arguments is None else Layers(name, arguments)
 
 
-def _arguments(module: nn.Module) -> dict[str, Any] | None:
-    """What the constructor of a layer was given, to describe it by, read from attributes; None when that fails."""
+def _described_arguments(module: nn.Module) -> dict[str, Any] | None:
+    """Arguments that describe a layer of a head, for its constructor, read from attributes; None when that fails."""
     result: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)

@@ -173,7 +173,7 @@ def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> Non
 
 @dataclass(frozen=True)
 class WithOutput:
-    """What a model does with the scores of its head site, and then the activation and squeeze of a multi-layer head.
+    """The activation and squeeze of an MLP head, after what a model does with the scores of its head site.
 
     Attributes:
         whole: What the model does with the scores, as its family gives it.
@@ -207,7 +207,7 @@ def output_of(head: object) -> tuple[nn.Module, ...]:
 
 
 def scores_only(head: Any) -> Any:
-    """An MLP ``head``, or each of several, without the activation and squeeze after its scores."""
+    """An MLP ``head``, or each MLP head of several, without the activation and squeeze that it ends with."""
     if isinstance(head, Mapping):
         return {name: scores_only(each) for name, each in head.items()}
     return head.scores if isinstance(head, MLPHead) else head

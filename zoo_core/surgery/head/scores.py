@@ -53,7 +53,7 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
 
 
 def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
-    """How many classes the scores of each of several heads at a site are for; empty for one head, or none."""
+    """Count the scores of each of several heads at a site, as of :func:`count_scores`; empty for one head, or none."""
     heads = model.get_submodule(site.path) if site else None
     if site is None or not isinstance(heads, Heads):
         return {}
@@ -103,13 +103,16 @@ def _count_of_one(head: nn.Module, site: Head, shape: Sequence[int] | None) -> i
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise mismatch(head, site, shape, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != given[:1]:
-        raise mismatch(head, site, shape, f"it returned {_shape_returned(scores)} for a batch of {_PROBE_BATCH}")
+        returned = str(list(scores.shape)) if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
+        raise mismatch(head, site, shape, f"it returned {returned} for a batch of {_PROBE_BATCH}")
     width = 1 if scores.dim() == 1 or _squeezes(head) else int(scores.shape[1])
     if width % site.per_class:
         raise mismatch(
             head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
         )
-    return 0 if is_bare and (_is_torchs(part) or width == site.in_features) else width // site.per_class
+    # a user's own module may score classes without a tensor that is saved
+    is_torchs = all(type(each).__module__.startswith("torch.nn.") for each in part.modules())
+    return 0 if is_bare and (is_torchs or width == site.in_features) else width // site.per_class
 
 
 def _probe_side(head: nn.Module) -> int:
@@ -125,19 +128,9 @@ def scoring_part(head: nn.Module) -> nn.Module:
     return body.get_submodule(site) if isinstance(body, nn.Module) and isinstance(site, str) else head
 
 
-def _is_torchs(module: nn.Module) -> bool:
-    """Whether only torch's code runs in a head: a user's own may score classes without a tensor that is saved."""
-    return all(type(each).__module__.startswith("torch.nn.") for each in module.modules())
-
-
 def _squeezes(head: nn.Module) -> bool:
     """Whether the scores of a head of one class are squeezed at the end, so that they have no axis of classes."""
     return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
-
-
-def _shape_returned(value: object) -> str:
-    """What a head returned, for an error where it is no scores to count: its shape, or its type if no tensor."""
-    return str(list(value.shape)) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 
 _ACTIVATIONS: dict[type, str] = {
@@ -184,14 +177,14 @@ class Outputs:
         bare, anatomy, several = unwrap(model), anatomy_of(model), metadata_of(model).multi_label
         site = bare.get_submodule(anatomy.main.path) if anatomy.main else None
         if not isinstance(site, Heads):
-            return cls((), frozenset(), {"": _activation(bare, anatomy, site)}, anatomy.scores_in, several)
+            return cls((), frozenset(), {"": _activation_of_scores(bare, anatomy, site)}, anatomy.scores_in, several)
         counts = classes_by_head(bare, anatomy.main)
         without = {
             name
             for name, head in site.items()
             if not counts.get(name, 1) or has_nothing_to_score_with(scoring_part(head))
         }
-        activations = {name: _activation(bare, anatomy, head, name) for name, head in site.items()}
+        activations = {name: _activation_of_scores(bare, anatomy, head, name) for name, head in site.items()}
         return cls(tuple(site), frozenset(without), activations, anatomy.scores_in, several)
 
     def read(self, returned: Any) -> Any:
@@ -219,8 +212,8 @@ class Outputs:
         return scores.sigmoid() if each or self.multi_label or is_alone else scores.softmax(1)
 
 
-def _activation(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:
-    """What the scores of a head went through: the activation with which a model ends; ``""`` for none that is known."""
+def _activation_of_scores(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:
+    """The activation that the scores in an output went through already, by its name; ``""`` for none that is known."""
     after = anatomy.classify
     if isinstance(after, PerHead | EachHead):
         return _last(after.outputs[after.names.index(name)]) if name in after.names else ""

@@ -225,7 +225,7 @@ def _place(
         return _on_the_map(model, input_size)
     if keep_hidden:
         return _Place(anatomy, sites, None, {})
-    main, gone = without_hidden(model, anatomy, sites[0])
+    main, gone = _without_hidden(model, anatomy, sites[0])
     return _Place(anatomy, (main, *sites[1:]), None, gone)
 
 
@@ -267,7 +267,7 @@ def _sites_to_swap(model: nn.Module) -> tuple[Head, ...]:
 
 
 def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> _Place:
-    """The place of a head that is swapped in on the feature map, found by running once."""
+    """Where ``swap_head(..., at="features")`` puts the head: on the feature map, found by running once."""
     anatomy = anatomy_of(model)
     if anatomy.features is None or anatomy.main is None:
         raise NotSupported(
@@ -277,7 +277,7 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> _Place:
         )
     with torch.no_grad(), evaluating(model):
         result = anatomy.features(model, example_input(model, input_size))
-        gone = between(model, anatomy, result) if isinstance(result, torch.Tensor) else {}
+        gone = _emptied_places(model, anatomy, result) if isinstance(result, torch.Tensor) else {}
     if not isinstance(result, torch.Tensor):
         raise NotSupported(
             f"this {type(model).__name__} cannot have its head at the features",
@@ -297,7 +297,7 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> _Place:
 
 
 def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where swapping heads for none leaves features of several sites to add up that differ."""
+    """Raise NotSupported where ``swap_head`` for no head leaves features of several sites to add up that differ."""
     if all(site.role != "summed" for site in sites):
         return
     twin = replaced(model, {site.path: nn.Identity() for site in sites})
@@ -313,7 +313,7 @@ def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
 
 
 def _after_swap(anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> Any:
-    """What follows the new head once it is swapped in; None where that ends the forward pass."""
+    """What the model does after the new head once a swap has put it in; None where it ends the forward pass."""
     after = one_head(anatomy)
     if after is None:
         check_output(head, sites)
@@ -329,12 +329,12 @@ def _follow(model: nn.Module, site: Head, counts: int | dict[str, int], head: He
     """
     if isinstance(counts, dict):
         given = head if isinstance(head, Mapping) else {}
-        return fitted(model, site, {name: _plain_like(given.get(name), count) for name, count in counts.items()})
-    return fitted(model, site, _plain_like(head, counts))
+        return fitted(model, site, {name: _plain_head_like(given.get(name), count) for name, count in counts.items()})
+    return fitted(model, site, _plain_head_like(head, counts))
 
 
-def _plain_like(head: object, num_classes: int) -> int | MLPHead | None:
-    """What goes beside a head that is swapped in: one layer with its activation and squeeze; None for no classes."""
+def _plain_head_like(head: object, num_classes: int) -> int | MLPHead | None:
+    """What a swap puts at an auxiliary site: one layer, with the activation and squeeze of the main head, if any."""
     if num_classes == 0:
         return None
     if isinstance(head, MLPHead) and head.output:
@@ -395,7 +395,7 @@ def _warn_of_lost(model: nn.Module, sites: Sequence[Head], new: Sequence[nn.Modu
             )
 
 
-def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head, dict[str, nn.Module]]:
+def _without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head, dict[str, nn.Module]]:
     """Where a swap puts the head once the hidden layers before it are gone, and the empty places they leave.
 
     Hidden are the first linear layer between pooling and head, and all that follows it: VGG's two, with their ReLU and
@@ -428,8 +428,8 @@ def without_hidden(model: nn.Module, anatomy: Anatomy, main: Head) -> tuple[Head
     return replace(main, in_features=width), gone
 
 
-def between(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dict[str, nn.Module]:
-    """An empty place for each module that a swap takes out between the feature map and the head.
+def _emptied_places(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dict[str, nn.Module]:
+    """Places that a swap of the head at the feature map leaves empty: the modules with parameters in between.
 
     Args:
         model: In eval mode.

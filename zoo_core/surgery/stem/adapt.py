@@ -15,7 +15,7 @@ from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.features.forward import forward_arguments
 from zoo_core.surgery.inputs import channels_told
-from zoo_core.surgery.metadata import anatomy_of, designed_size, metadata_of, unwrap
+from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.noise import placed
 from zoo_core.surgery.stem.filters import (
     Order,
@@ -230,7 +230,7 @@ def _size(model: nn.Module) -> tuple[int, ...]:
     known = metadata_of(model)
     if isinstance(known.example, Tensor) and known.example.dim() >= _SIGNAL:
         return tuple(known.example.shape[2:])
-    return designed_size(unwrap(model), known)[-2:]
+    return known.designed_size(unwrap(model))[-2:]
 
 
 def _new_weight(layer: nn.Module, order: Order, plan: Plan, scaling: InputScaling | None) -> Tensor:
