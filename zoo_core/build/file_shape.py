@@ -19,7 +19,7 @@ from zoo_core.surgery.head.swap import swap_keypoints
 from zoo_core.surgery.inputs import channels_told, example_input
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
-from zoo_core.surgery.stem.filters import inputs_of
+from zoo_core.surgery.stem.filters import input_channels_of
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
 
@@ -151,7 +151,7 @@ def _channels_in_file(model: nn.Module, state: Tensors) -> int | None:
         if weight is None or tuple(weight.shape) == tuple(own.shape) or weight.dim() != own.dim():  # type: ignore[union-attr]  # a parameter
             continue
         if weight.shape[0] == own.shape[0] and weight.shape[2:] == own.shape[2:]:  # type: ignore[index,union-attr]
-            channels, rest = divmod(int(weight.shape[1]) * channels_told(model), inputs_of(layer))
+            channels, rest = divmod(int(weight.shape[1]) * channels_told(model), input_channels_of(layer))
             return channels if channels and not rest else None
     return None
 

@@ -12,7 +12,7 @@ from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, running_on
 from zoo_core.surgery.features.encoder import as_map
-from zoo_core.surgery.features.extract import hooked, names_of_parts
+from zoo_core.surgery.features.extract import hooked, names_to_extract
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
@@ -171,7 +171,7 @@ def _paths(model: nn.Module, stages: dict[str, Stage], at: str | Sequence[str] |
         convolutions = (path for path in modules if isinstance(unwrap(model).get_submodule(path), nn.Conv2d))
         return {path: path for path in convolutions}
     result: dict[str, str] = {}
-    for pattern in names_of_parts(at):
+    for pattern in names_to_extract(at):
         named = {stage.output: name for name, stage in stages.items() if fnmatchcase(name, pattern)}
         matching = {path: path for path in modules if fnmatchcase(path, pattern)} | named
         if not matching:

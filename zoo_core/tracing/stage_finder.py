@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_iter
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.tracing.depths import with_depths
 from zoo_core.tracing.feature_maps import gives_part, reads_of
-from zoo_core.tracing.layers_between import with_layers_between
 from zoo_core.tracing.recording import Ref
 from zoo_core.tracing.stage_proof import in_two_layouts
 
@@ -89,11 +89,11 @@ def with_stages(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid, chos
         named = _named_stages(passes, grid, chosen)
         if both := in_two_layouts(passes, grid, named.stages):
             raise AnatomyError(f"stages: {both}", expected="maps that are all of one layout, beside tokens at most")
-        return with_layers_between(passes, replace(anatomy, stages=named.stages, layout=named.layout))
+        return with_depths(passes, replace(anatomy, stages=named.stages, layout=named.layout))
     flow = passes.evaluated
     before = [value for number in main.ops.values() for value in _given(flow, flow.recording.ops[number])]
     result = _find_stages(passes, grid, before or _common_to_outputs(flow, main, grid), anatomy)
-    return with_layers_between(passes, replace(anatomy, stages=result.stages, layout=result.layout))
+    return with_depths(passes, replace(anatomy, stages=result.stages, layout=result.layout))
 
 
 def _common_to_outputs(flow: Dataflow, main: Layers, grid: Grid) -> list[int]:

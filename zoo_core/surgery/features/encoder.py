@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
 from zoo_core.surgery.features.dilate import dilated
-from zoo_core.surgery.features.extract import hooked, module_path, names_of_parts, recorded, tapped
+from zoo_core.surgery.features.extract import hooked, module_path, names_to_extract, recorded, tapped
 from zoo_core.surgery.features.forward import entered, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
@@ -128,7 +128,7 @@ def places(model: nn.Module, body: nn.Module, at: Sequence[str] | None, most: in
         stage.name: Place(stage.name, stage.output, stage.channels, min(stage.stride, most), depth, depth, stage.read)
         for depth, stage in enumerate(stages, 1)
     }
-    names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else names_of_parts(at)
+    names = tuple({stage.stride: stage.name for stage in stages}.values()) if at is None else names_to_extract(at)
     if not names:
         raise UsageError("an encoder without any map was requested", expected="at least one name in at")
     if STEM in names and STEM not in {*result, *(path for path, _ in body.named_modules())}:

@@ -141,15 +141,15 @@ def recorded(
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
         _CALL.recording = None
         if recording.early and not recording.is_complete:
-            raise _needed(recording.early) from error
-        if whole or not recording.is_complete or not _comes_of_the_cut(run, body, x, error):
+            raise _depends_on_left_out(recording.early) from error
+        if whole or not recording.is_complete or not _ends_after_features(run, body, x, error):
             raise
     finally:
         _CALL.recording = outer
         if outer is not None:  # a front, whose features are requested
             outer.outputs.update(outputs)
     if recording.early:
-        _prove_unneeded(run, body, x, recording)
+        _prove_independent(run, body, x, recording)
     for path in paths:
         if path not in outputs:
             has_own = any("forward" in module.__dict__ for module in body.modules())
@@ -161,7 +161,7 @@ def recorded(
 
 
 class LeftOut(Absent):
-    """Stands where a cut left a module out, as it comes after the cut: nothing before that may depend on it.
+    """In the place of a module left out: tells the call that extracts features when it runs before they are complete.
 
     Args:
         path: Where it stands.
@@ -172,16 +172,16 @@ class LeftOut(Absent):
         self.path = path
 
     def forward(self, x: Any, *_: Any, **__: Any) -> Any:
-        """``x`` as it is; noted where the feature map of the cut is still to come."""
+        """``x`` as it is; noted where a feature to extract is still to come."""
         recording = _CALL.recording
         if recording is None or recording.is_complete:
             return x
         recording.early[self.path] = None
-        return tree_map(_moved, x) if recording.is_trial else x
+        return tree_map(_other_value, x) if recording.is_trial else x
 
 
-def _moved(value: Any) -> Any:
-    """Another value for what a module left out gives, to see whether a feature depends on it."""
+def _other_value(value: Any) -> Any:
+    """Another value for what a module left out gives, to see whether an extracted feature depends on it."""
     return value + 1 if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
@@ -189,8 +189,8 @@ _UNNEEDED: WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = WeakKeyDictionar
 """Of fronts with modules left out that run early: the features that were seen not to depend on them."""
 
 
-def _prove_unneeded(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, recording: _Recording) -> None:
-    """See once, by two more passes, that the features of a front do not depend on modules that it left out.
+def _prove_independent(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, recording: _Recording) -> None:
+    """See once, by two more passes, that extracted features do not depend on modules that were left out.
 
     The norms and decoders that models run between their stages are such. Shapes alone, and what a compiler or FX
     traces, show nothing of it.
@@ -214,19 +214,19 @@ def _prove_unneeded(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, rec
                 run(body, x)
         finally:
             _CALL.recording = outer
-    if not (plain.is_complete and moved.is_complete) or not _equal(plain.outputs, moved.outputs):
-        raise _needed(recording.early)
+    if not (plain.is_complete and moved.is_complete) or not _same_features(plain.outputs, moved.outputs):
+        raise _depends_on_left_out(recording.early)
     known.add(paths)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _same_features(one: Any, other: Any) -> bool:
     """Whether extracted features are the same bits, as deep as they go."""
     pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
     return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs if isinstance(a, Tensor))
 
 
-def _needed(early: Iterable[str]) -> NotSupported:
-    """The error for a front whose feature maps depend on modules that it left out."""
+def _depends_on_left_out(early: Iterable[str]) -> NotSupported:
+    """The error where the features to extract depend on modules that were left out."""
     names = ", ".join(map(repr, early))
     return NotSupported(
         f"this model cannot be cut there: {names} runs before that feature map, and was left out",
@@ -239,8 +239,8 @@ _CUT_SHORT: WeakKeyDictionary[nn.Module, tuple[type, str, int]] = WeakKeyDiction
 """Where the forward of a front ends: the error, the file and the line, which are the same for every input."""
 
 
-def _comes_of_the_cut(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:
-    """Whether an error after all was extracted may be passed over: a front only ends there, whatever the input.
+def _ends_after_features(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, error: Exception) -> bool:
+    """Whether an error after all features were extracted may be passed over: the forward ends there for any input.
 
     Then the forward ends in that place for what the model is made for as well.
     """
@@ -355,7 +355,7 @@ def features(
         {'layer2': (1, 128, 8, 8), 'layer4.0.conv1': (1, 512, 2, 2)}
     """
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
-    names = tuple(stages) if at is None else names_of_parts(at)
+    names = tuple(stages) if at is None else names_to_extract(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
     example = metadata_of(model).example
     body = tapped(unwrap(model), paths.values())
@@ -368,8 +368,8 @@ def features(
     return (output, result) if return_output else result
 
 
-def names_of_parts(at: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of the stages or modules to extract from, whether one or several were given.
+def names_to_extract(at: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the stages or modules to extract features from, whether one or several were given.
 
     Raises:
         UsageError: They are no names.

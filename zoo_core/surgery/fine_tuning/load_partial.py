@@ -246,7 +246,7 @@ def _by_name(own: State, given: State, source: str) -> _Match:
 
 
 def _shaped(tensor: Tensor, own: Tensor | None) -> Tensor:
-    """A single number of a checkpoint that loads in part, in the shape that the model has for it."""
+    """A tensor that loads in part: where it is a single number, in the shape that the model has for it."""
     is_single = isinstance(own, torch.Tensor) and tensor.numel() == own.numel() == 1
     return tensor.reshape(own.shape) if own is not None and is_single else tensor
 
@@ -322,7 +322,7 @@ def _warn_of_few(own: State, given: State, found: _Match, source: str, match: st
     """Say so where a partial load filled less than half of the model, and what would fit better."""
     if len(found.pairs) >= _ENOUGH * len(own):
         return
-    better = _better(own, given, source, match, len(found.pairs))
+    better = _better_match(own, given, source, match, len(found.pairs))
     warnings.warn(
         f"{len(found.pairs)} of {len(own)} tensors of the model were loaded from {source} by {match}"
         + (f"; {better}" if better else "; the notes of the receipt say why not the others"),
@@ -331,8 +331,8 @@ def _warn_of_few(own: State, given: State, found: _Match, source: str, match: st
     )
 
 
-def _better(own: State, given: State, source: str, match: str, least: int) -> str:
-    """What pairs more tensors of a checkpoint than were paired, another prefix or way to match; empty if nothing."""
+def _better_match(own: State, given: State, source: str, match: str, least: int) -> str:
+    """How ``load_partial`` would pair more tensors than it did, by another prefix or match; empty if by none."""
     inside = {name[: end + 1] for name in own for end, letter in enumerate(name) if letter == "."}
     renamed = {
         f"put the prefix {prefix!r} before the names in it": {f"{prefix}{name}": each for name, each in given.items()}
@@ -350,7 +350,7 @@ def _better(own: State, given: State, source: str, match: str, least: int) -> st
 def _nothing_fits(model: nn.Module, own: State, state: State, source: str, match: str, found: _Match) -> LoadMismatch:
     """The error of a partial load in which no tensor of the checkpoint fits."""
     other = 'match="order" pairs tensors by order and shape' if match == "name" else 'match="name" pairs them by name'
-    hint = _better(own, state, source, match, 0) or other
+    hint = _better_match(own, state, source, match, 0) or other
     same = next((f"{name} is {found.notes[name]}" for name in own if name in state and name in found.notes), None)
     cause = "a safetensors file keeps tensors by name and not in the order of layers" if match == "order" else same
     return LoadMismatch(

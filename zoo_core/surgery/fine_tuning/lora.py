@@ -143,18 +143,15 @@ def merge_lora(model: Model) -> Model:
                 layer.merge()
             plain = layer.get_base_layer()
             edit.model.set_submodule(path, plain)
-            edit.outcomes |= {f"{path}.{name}": _outcome(before, path, name) for name in plain.state_dict()}
+            edit.outcomes |= {
+                f"{path}.{name}": before.get(f"{path}.base_layer.{name}", "initialized") for name in plain.state_dict()
+            }
             edit.outcomes[f"{path}.weight"] = "adapted"
             edit.notes[f"{path}.weight"] = "a LoRA adapter was added to it"
         for path, wrapper in wrapped_modules(edit.model).items():
             edit.model.set_submodule(path, active_copy(wrapper))
         edit.model.__dict__.pop("peft_config", None)
     return model
-
-
-def _outcome(before: dict[str, Any], path: str, name: str) -> Any:
-    """What the receipt says of a tensor that was under a LoRA adapter, now that the adapter is merged."""
-    return before.get(f"{path}.base_layer.{name}", "initialized")
 
 
 def lora_edits(model: nn.Module) -> list[Edit]:

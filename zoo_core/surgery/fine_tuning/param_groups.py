@@ -186,12 +186,12 @@ def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
         if new and group["name"] in by_name:
             by_name[group["name"]]["params"].extend(new)
         elif new:
-            sibling = _sibling(optimizer, group["name"]) or planned
-            _add_beside(optimizer, sibling, {**group, "params": new}, group["lr"] / rates[sibling["name"]])
+            sibling = _group_of_same_part(optimizer, group["name"]) or planned
+            _add_group(optimizer, sibling, {**group, "params": new}, group["lr"] / rates[sibling["name"]])
 
 
 def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float]:
-    """The rate that ``param_groups`` plans for the group of each name, of frozen parameters too."""
+    """Name to learning rate of each group that ``param_groups`` makes by this plan, with those of frozen parameters."""
     rates = _Plan(**{name: each for name, each in plan.items() if name != "no_decay"})
     names = [name for name, _ in in_shards(model).named_parameters()]
     groups = [
@@ -202,15 +202,15 @@ def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float
     return {group["name"]: group["lr"] for group in groups}
 
 
-def _sibling(optimizer: Optimizer, name: str) -> dict[str, Any] | None:
-    """The parameter group of an optimizer that has the same part of the model as one of this name."""
+def _group_of_same_part(optimizer: Optimizer, name: str) -> dict[str, Any] | None:
+    """The group that ``param_groups`` gave to an optimizer for the part of the model that this name is of."""
     part = name.partition(", ")[0]
     of_plan = [group for group in optimizer.param_groups if "plan" in group]
     return next((group for group in of_plan if group["name"].partition(", ")[0] == part), None)
 
 
-def _add_beside(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
-    """Add a parameter group to an optimizer, at ``ratio`` times the rates of one, and of what was made of them since.
+def _add_group(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
+    """Add a group of ``param_groups`` to an optimizer, at ``ratio`` times the rates of another, as they are since.
 
     A scheduler keeps the rates between which it moves in the groups, in lists of its own, or in both.
     """
@@ -229,7 +229,7 @@ def _add_beside(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping
 
 
 def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
-    """The schedulers that set the rates of an optimizer's parameter groups; it does not know them itself."""
+    """The schedulers of the rates of these parameter groups; the optimizer that has them does not know those."""
     from torch.optim.lr_scheduler import LRScheduler
 
     every = [each for each in gc.get_objects() if issubclass(type(each), LRScheduler)]
@@ -339,11 +339,6 @@ def _of_norms(model: nn.Module) -> set[str]:
     return {f"{path}.{name}".lstrip(".") for path, norm in norms for name, _ in norm.named_parameters(recurse=False)}
 
 
-def _positions(model: nn.Module) -> set[str]:
-    """Names of the parameters that embed positions, for groups without weight decay."""
-    return _matching(model, _POSITIONS)
-
-
 def _declared(model: nn.Module) -> set[str]:
     """What the model's own library puts in groups without weight decay, as the models of timm say."""
     declare = getattr(model, "no_weight_decay", None)
@@ -360,7 +355,7 @@ _OF_WORD: dict[str, Callable[[nn.Module], set[str]]] = {
     "vector": _vectors,
     "bias": _biases,
     "norm": _of_norms,
-    "position": _positions,
+    "position": lambda model: _matching(model, _POSITIONS),
     "declared": _declared,
 }
 

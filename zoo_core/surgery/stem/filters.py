@@ -16,7 +16,7 @@ from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
 
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -72,16 +72,17 @@ def order_of(
     Raises:
         NotSupported: No number of channels explains what the layer is given.
     """
-    inputs = inputs_of(layer)
+    inputs = input_channels_of(layer)
+    divisors = [n for n in range(1, inputs + 1) if inputs % n == 0]
     is_plain = isinstance(layer, CONVOLUTIONS) and inputs == expected
     if is_plain and not (is_traced and _reorders(model, layer, size)):
         return Order(expected)
     if next(layer.parameters()).is_meta:
         raise _unclear(layer, "a model on the meta device cannot be run", "do it before the model goes there")
     with evaluating(model):
-        for channels in dict.fromkeys([expected, *_divisors(inputs)]):
+        for channels in dict.fromkeys([expected, *divisors]):
             owners = _owners(model, layer, channels, size)
-            inner = next((n for n in _divisors(inputs) if owners == [j // n % channels for j in range(inputs)]), None)
+            inner = next((n for n in divisors if owners == [j // n % channels for j in range(inputs)]), None)
             inner = inner if inputs % channels == 0 else None  # it is given a part of the channels
             if owners and inner:
                 return Order(channels, inner)
@@ -97,7 +98,7 @@ def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: 
         expected: As there.
         size: As there.
     """
-    inputs, axis = inputs_of(layer), _axis(layer)
+    inputs, axis = input_channels_of(layer), _axis(layer)
     if inputs == expected:
         return expected
     with evaluating(model):
@@ -108,13 +109,13 @@ def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: 
     return expected
 
 
-def inputs_of(layer: nn.Module) -> int:
-    """How many input channels the filters of a layer have, over all its groups; inputs, of a linear layer."""
+def input_channels_of(layer: nn.Module) -> int:
+    """How many input channels first-layer filters have, over all groups; inputs, of a linear layer."""
     return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]
 
 
 class _Reached(Exception):
-    """No error: stops the forward pass at the first layer, with what its filters are given."""
+    """No error: stops the forward pass where first-layer filters run, with what these are given."""
 
     def __init__(self, given: Tensor) -> None:
         self.given = given
@@ -124,7 +125,7 @@ def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, 
     """For each input of first-layer filters the one channel of the image that it comes from; empty when unclear."""
     axis, dark = _axis(layer), _black_image(layer, channels, size)
     base = _input_of(model, layer, dark)
-    if base is None or base.shape[axis] != inputs_of(layer):
+    if base is None or base.shape[axis] != input_channels_of(layer):
         return []
     lit = []
     for channel in range(channels):
@@ -139,11 +140,11 @@ def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, 
 
 
 def _reorders(model: nn.Module, layer: nn.Module, size: tuple[int, ...]) -> bool:
-    """Whether a first convolution is seen to take the channels in another order, as one after ``x.flip(1)`` does."""
+    """Whether first-layer filters are seen to take the channels in another order, as those after ``x.flip(1)`` do."""
     if next(layer.parameters()).is_meta:
         return False
     with evaluating(model):
-        owners = _owners(model, layer, inputs_of(layer), size)
+        owners = _owners(model, layer, input_channels_of(layer), size)
     return owners != sorted(owners)
 
 
@@ -161,7 +162,7 @@ def _black_image(layer: nn.Module, channels: int, size: tuple[int, ...]) -> Tens
 
 @torch.no_grad()
 def _input_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
-    """What the filters of a first layer are given for an image; None when the model does not come that far."""
+    """What first-layer filters are given for an image; None when the model does not come that far."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
         raise _Reached(args[0])
@@ -176,11 +177,6 @@ def _input_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | Non
     finally:
         hook.remove()
     return None
-
-
-def _divisors(number: int) -> Iterator[int]:
-    """The divisors of a number of inputs of filters, each of which may be the number of channels of the image."""
-    return (n for n in range(1, number + 1) if number % n == 0)
 
 
 def _unclear(layer: nn.Module, cause: str, hint: str) -> NotSupported:
@@ -367,7 +363,7 @@ def computes_filters(layer: nn.Module) -> bool:
     if "bias" in state:
         state["bias"] = torch.zeros_like(state["bias"])
     weight = torch.randn(state["weight"].shape, generator=generator, device="cpu").to(state["weight"])
-    x = torch.randn(1, inputs_of(layer), *_reach(layer), generator=generator, device="cpu").to(weight)
+    x = torch.randn(1, input_channels_of(layer), *_reach(layer), generator=generator, device="cpu").to(weight)
     once, twice = (functional_call(layer, {**state, "weight": weight * factor}, (x,)) for factor in (1, 2))
     return not torch.allclose(twice, 2 * once, rtol=1e-2, atol=1e-4)
 
@@ -377,7 +373,7 @@ def effective_filters(layer: nn.Module) -> Tensor:
     """The filters that a layer applies, ``[out, in, ...]``: the derivative of its response in the middle."""
     sides = [3 * side for side in _reach(layer)]
     weight = cast("Tensor", layer.weight)
-    x = torch.zeros(1, inputs_of(layer), *sides, device=weight.device, dtype=weight.dtype, requires_grad=True)
+    x = torch.zeros(1, input_channels_of(layer), *sides, device=weight.device, dtype=weight.dtype, requires_grad=True)
     response = layer(x)[0].flatten(1)
     middle = response[:, _middle(layer(x))]
     rows = [torch.autograd.grad(each, x, retain_graph=True)[0][0] for each in middle]
@@ -429,7 +425,7 @@ def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
 
 
 def _reach(layer: nn.Module) -> list[int]:
-    """Pixels on each side that the filters of a first layer look at, dilation included."""
+    """Pixels on each side that first-layer filters look at, dilation included."""
     sides = cast("Tensor", layer.weight).shape[2:]
     dilation = getattr(layer, "dilation", 1)
     return [side * (dilation[axis] if isinstance(dilation, tuple) else 1) for axis, side in enumerate(sides)]
@@ -451,7 +447,7 @@ def _check_can_be_silent(layer: nn.Module, hint: str) -> None:
     if weight.is_meta:
         return
     weight[:, 0] = 0
-    quiet = weight.new_zeros(1, inputs_of(layer), *_reach(layer))
+    quiet = weight.new_zeros(1, input_channels_of(layer), *_reach(layer))
     loud = quiet.clone()
     loud[:, 0] = 1
     answers = [functional_call(layer, {**state, "weight": weight}, (x,)) for x in (quiet, loud)]

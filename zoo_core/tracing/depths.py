@@ -1,4 +1,4 @@
-"""Layers outside the stages are as deep as the first stage that needs them, wherever they are registered."""
+"""How deep layers outside the stages are: as the first stage that needs them, wherever they are registered."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from zoo_core.tracing.recording import Dataflow
 
 
-def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
-    """The traced anatomy with layers in the stage that first needs them, where they are registered among others.
+def with_depths(passes: Passes, anatomy: Anatomy) -> Anatomy:
+    """The traced anatomy with the depths of layers outside its stages: they go to the stage that first needs them.
 
-    Where they are registered just before it, :func:`~zoo_core.surgery.select.depths` has them right. Parameters that
+    Of those that are registered just before it, :func:`~zoo_core.surgery.select.depths` is right. Parameters that
     forward uses itself, and what no stage needs, are in ``depths``.
 
     Args:
@@ -36,7 +36,7 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
     model, names = passes.model, tensor_names(passes.model)
     sites = [site.path for site in anatomy.heads]
     head = {name for name in names if any(under(name, path) for path in sites)}
-    depths, (needed, others) = depths_in(names, anatomy, head), _first_stages(passes, anatomy)
+    depths, (needed, others) = depths_in(names, anatomy, head), _first_needed(passes, anatomy)
     first_need = {**others, **needed}
     late = {  # layers of the stem that the first stage does not need, as those of a branch
         path
@@ -68,8 +68,8 @@ def with_layers_between(passes: Passes, anatomy: Anatomy) -> Anatomy:
     return replace(result, depths=(*result.depths, *moved.items()))
 
 
-def _first_stages(passes: Passes, anatomy: Anatomy) -> tuple[dict[str, int], dict[str, int]]:
-    """For each tensor that a stage needs, the first one that does, from 1; in the order they are used.
+def _first_needed(passes: Passes, anatomy: Anatomy) -> tuple[dict[str, int], dict[str, int]]:
+    """The depth of each tensor that stages need: the number of the first one, from 1; in the order they are used.
 
     And for each other one that leads to an output, as of an exit or a decoder, the stage that comes next when it runs:
     one more than there are after all of them.
@@ -87,13 +87,13 @@ def _first_stages(passes: Passes, anatomy: Anatomy) -> tuple[dict[str, int], dic
             result, place = (
                 (needed, first[number]) if number in first else (others, 1 + sum(end <= number for end in ends))
             )
-            for name in _tensors_of(passes, flow, number):
+            for name in _tensors_at(passes, flow, number):
                 result[name] = min(result.get(name, place), place)
     return needed, {name: place for name, place in others.items() if name not in needed}
 
 
-def _tensors_of(passes: Passes, flow: Dataflow, number: int) -> Iterable[str]:
-    """Names of the parameters and buffers that a recorded op uses: of what torch does not show, all of its module."""
+def _tensors_at(passes: Passes, flow: Dataflow, number: int) -> Iterable[str]:
+    """Names of the tensors that are as deep as a recorded op: those it uses, or all of a module that torch hides."""
     op = flow.recording.ops[number]
     if op.function is not None:
         return flow.parameters_of(op)
@@ -102,7 +102,7 @@ def _tensors_of(passes: Passes, flow: Dataflow, number: int) -> Iterable[str]:
 
 
 def _layers_around(model: nn.Module, names: Iterable[str], own: Collection[str], known: Sequence[str]) -> list[str]:
-    """For tensors, the largest modules with one of them, with none beside ``own``, and with no ``known`` part."""
+    """The largest modules of one depth around tensors: with none beside ``own``, and with no ``known`` part."""
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     result: dict[str, None] = {}
     for name in names:
@@ -115,7 +115,7 @@ def _layers_around(model: nn.Module, names: Iterable[str], own: Collection[str],
 
 
 def _is_bare(model: nn.Module, name: str, known: Sequence[str]) -> bool:
-    """Whether a tensor is in no layer, but in the model itself, in a list, or in a module around ``known`` parts."""
+    """Whether a tensor has a depth of its own, in no layer: in the model, a list or a module around ``known`` parts."""
     owner = name.rpartition(".")[0]
     is_listed = isinstance(model.get_submodule(owner), WALKED)
     return not owner or is_listed or any(under(path, owner) for path in known)
