@@ -12,7 +12,8 @@ from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, running_on
 from zoo_core.surgery.features.encoder import as_map
-from zoo_core.surgery.features.extract import hooked, names_to_extract
+from zoo_core.surgery.features.extract import names_to_extract
+from zoo_core.surgery.features.twin import hooked
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments

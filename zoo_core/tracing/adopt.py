@@ -109,8 +109,8 @@ def adopt(
     sample = example if traced is not None and not traced.is_batched else batch_of(example, 1)
     known = replace(known, example=_on_cpu(sample), family=str(family) if is_declared else "")
     if anatomy is not None and example is not None and anatomy.heads and anatomy.heads[0].role == "main":
-        _prove(bare, known, example)
-    attach(bare, known if structure is None else _reread(bare, known, structure))
+        _prove_given_head(bare, known, example)
+    attach(bare, known if structure is None else _metadata_of_changed(bare, known, structure))
     return model
 
 
@@ -183,15 +183,15 @@ def _anatomy_as_built(
 
 
 def _changed_beyond(card: Card, kind: str) -> AnatomyError:
-    """The error for an adopted model that differs from its card in more than its classifier."""
+    """Error of ``zoo.adopt`` for a model that differs from its card in more than its classifier."""
     return AnatomyError(
         f"this {kind} differs from {card.id} in more than its classifier",
         hint="zoo.adopt(model, example=x), with x what forward takes, finds where its parts are",
     )
 
 
-def _reread(model: nn.Module, known: Metadata, structure: Structure) -> Metadata:
-    """Metadata of a model that was changed by hand before it was adopted, as if it had been known before.
+def _metadata_of_changed(model: nn.Module, known: Metadata, structure: Structure) -> Metadata:
+    """The metadata to adopt a model with whose classifier was changed by hand, as if it had been known before.
 
     Raises:
         AnatomyError: Parts are gone, and what took their place is unclear.
@@ -215,8 +215,8 @@ def _check_paths(model: nn.Module, anatomy: Anatomy) -> None:
             raise AnatomyError(f"anatomy: a {type(model).__name__} has no module {path!r}", hint=nearest)
 
 
-def _prove(model: nn.Module, known: Metadata, example: Any) -> None:
-    """Refuse an anatomy whose head cannot be swapped, by doing so on a copy and running that.
+def _prove_given_head(model: nn.Module, known: Metadata, example: Any) -> None:
+    """Refuse to adopt a model with an anatomy whose head cannot be swapped, as a copy of it shows.
 
     Raises:
         AnatomyError: The model does not run then, or its output has not as many classes more.

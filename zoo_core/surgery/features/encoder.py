@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
 from zoo_core.surgery.features.dilate import dilated
-from zoo_core.surgery.features.extract import hooked, module_path, names_to_extract, recorded, tapped
+from zoo_core.surgery.features.extract import module_path, names_to_extract, recorded, tapped
 from zoo_core.surgery.features.forward import entered, without_hooks
-from zoo_core.surgery.features.twin import own_hooks, replaced
+from zoo_core.surgery.features.twin import hooked, own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.surgery.features.extract import Hook
+    from zoo_core.surgery.features.twin import Hook
 
 
 _MAP = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
-from zoo_core.surgery.features.twin import REBINDING, Absent, replaced, twin_of
+from zoo_core.surgery.features.twin import REBINDING, Absent, replaced
 from zoo_core.surgery.inputs import example_input, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
 from zoo_core.surgery.noise import placed
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
     from zoo_core.contract.anatomy import Stage
     from zoo_core.surgery.features.twin import Module
-
-    Hook = Callable[[nn.Module, Any, Any], None]
 
 
 @dataclass
@@ -409,23 +406,6 @@ def module_path(model: nn.Module, path: str) -> str:
     if path not in modules or isinstance(unwrap(model).get_submodule(path), Absent):
         raise _unknown(model, path, tuple(modules))
     return path
-
-
-def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
-    """A twin to extract by hooks: modules at some paths have one forward hook more; all else is ``model``'s."""
-    # Parents come first, so that a module inside another that is hooked too is replaced in the parent's twin.
-    return replaced(
-        model, {path: _extracting(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}
-    )
-
-
-def _extracting(module: nn.Module, hook: Hook) -> nn.Module:
-    """A twin of a module, with its hooks and one more that extracts its output."""
-    twin = twin_of(module)
-    for kind in ("_forward_hooks", "_forward_pre_hooks"):  # the twin must not share its hooks
-        twin.__dict__[kind] = OrderedDict(module.__dict__[kind])
-    twin.register_forward_hook(hook)
-    return twin
 
 
 def _kinds(values: Iterable[object]) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.changed_by_hand import OWN_FORWARD
-from zoo_core.surgery.features.extract import hooked
 from zoo_core.surgery.features.forward import (
     Variant,
     entered,
@@ -21,7 +20,7 @@ from zoo_core.surgery.features.forward import (
     variant,
     without_hooks,
 )
-from zoo_core.surgery.features.twin import REBINDING, Absent, is_bound, pruned, replaced
+from zoo_core.surgery.features.twin import REBINDING, Absent, hooked, is_bound, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
 
@@ -274,7 +273,7 @@ class RunTo:
         if not _has_module(model, self.path):  # a model that was cut before it, whose tap ends the pass
             body = replaced(model, {})
         elif self.before:
-            body = hooked(model, {self.path: _no_op_hook})
+            body = hooked(model, {self.path: lambda *_: None})  # a twin of the module, to give it the hook below
             body.get_submodule(self.path).register_forward_pre_hook(_stop_before)
         else:
             body = replaced(model, {self.path: _ending(model.get_submodule(self.path))})
@@ -297,10 +296,6 @@ def _has_module(model: nn.Module, path: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _no_op_hook(_module: nn.Module, _args: object, _output: object) -> None:
-    """A hook that does nothing: with it a split has a twin of the module to run to, which may be given other hooks."""
 
 
 def _stop_before(_module: nn.Module, args: tuple[Any, ...]) -> None:

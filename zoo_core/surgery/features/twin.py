@@ -16,7 +16,9 @@ from zoo_core.surgery.metadata import ATTRIBUTE
 from zoo_core.utils.compiled import WRAPPED, inside_compiled, run_wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    Hook = Callable[[nn.Module, Any, Any], None]
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -200,3 +202,20 @@ class Absent(nn.Module):
     def forward(self, x: Any, *_: Any, **__: Any) -> Any:
         """``x`` as it is."""
         return x
+
+
+def hooked(model: Module, hooks: dict[str, Hook]) -> Module:
+    """A twin of ``model`` in which modules at some paths have one forward hook more; all else is shared."""
+    # Parents come first, so that a module inside another that is hooked too is replaced in the parent's twin.
+    return replaced(
+        model, {path: _with_hook(model.get_submodule(path), hooks[path]) for path in sorted(hooks, key=len)}
+    )
+
+
+def _with_hook(module: nn.Module, hook: Hook) -> nn.Module:
+    """A twin of one module, with its hooks and one more."""
+    twin = twin_of(module)
+    for kind in ("_forward_hooks", "_forward_pre_hooks"):  # the twin must not share its hooks
+        twin.__dict__[kind] = OrderedDict(module.__dict__[kind])
+    twin.register_forward_hook(hook)
+    return twin
