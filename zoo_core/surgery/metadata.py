@@ -275,7 +275,7 @@ def metadata_of(model: nn.Module) -> Metadata:
     now = _structure(bare, result)
     if result.structure is not None and now != result.structure:
         with being_edited(bare):  # the runs that read it again ask for what is known too, and would begin anew
-            result = _changed_by_hand(bare, result, now.changed_since(result.structure))
+            result = _with_changes(bare, result, now.changed_since(result.structure))
         attach(bare, result)
     return result
 
@@ -305,7 +305,7 @@ def anatomy_after(model: nn.Module, changed: set[str]) -> Anatomy:
 
 
 def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anatomy:
-    """The metadata's anatomy, read again because of tensors of the model that were changed."""
+    """The anatomy for the metadata of ``model``, now that these tensors are others than it says."""
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(without_compiled(model), known.anatomy, changed, read)
@@ -314,8 +314,8 @@ def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Ana
     return anatomy
 
 
-def _changed_by_hand(model: nn.Module, known: Metadata, changed: set[str]) -> Metadata:
-    """The metadata of a model after the user, or another library, changed it."""
+def _with_changes(model: nn.Module, known: Metadata, changed: set[str]) -> Metadata:
+    """The metadata of ``model`` as it is true now that these tensors are others than it says."""
     now = _structure(model, known)
     before = known.structure or now
     inside = now.before_compile().changed_since(before.before_compile())  # wrapped by torch.compile, parts are the same
@@ -405,7 +405,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
 
 def anatomy_with_hooks(model: nn.Module) -> Anatomy:
-    """The anatomy that holds where forward hooks of the model itself may change the object that it returns.
+    """The anatomy that ``model`` carries in its metadata, or the one that holds while it has forward hooks itself.
 
     Hooks on a tensor run on the scores of the parts; those that are given an object cannot, so the model is run.
     """
