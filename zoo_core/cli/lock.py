@@ -71,7 +71,9 @@ def lock(
     shared = [lock_entry(item) for item in name or old.entries if is_hub_name(item)]
     resolved = [zoo.resolve(item) for item in name or old.entries if not is_hub_name(item)]
     chosen = [(card, card.find(tag)) for card, tag in resolved]
-    _require_whole(old, {f"{card.id}@{weights.tag}" for card, weights in chosen} | {entry.name for entry in shared})
+    renewed = {f"{card.id}@{weights.tag}" for card, weights in chosen} | {entry.name for entry in shared}
+    if dropped := [problem for problem in old.problems if getattr(problem, "entry", None) not in renewed]:
+        raise dropped[0]  # an entry that is malformed would not be written again
     entries, written = dict(old.entries), []
     saves = ((entry, "as shared") for entry in shared)
     for entry, strength in chain(saves, _locked_weights(zoo, chosen, trust, licenses)):
@@ -170,13 +172,6 @@ def _outputs(name: str) -> tuple[float, ...]:
     from zoo_core.prediction.fingerprint import fingerprint
 
     return fingerprint(get(name, device="cpu"))
-
-
-def _require_whole(old: Lock, renewed: set[str]) -> None:
-    """Refuse a run of ``zoo lock`` that would drop an entry which is malformed and not renewed."""
-    for problem in old.problems:
-        if getattr(problem, "entry", None) not in renewed:
-            raise problem
 
 
 def _require_same(old: Locked | None, new: Locked, *, update: bool) -> None:

@@ -363,7 +363,7 @@ def without_network() -> Iterator[list[str]]:
 
 @contextmanager
 def files_left() -> Iterator[list[str]]:
-    """Inside the block, note the files that it leaves, and the programs that it runs.
+    """Inside the block, note the files that a plugin's code leaves, and the programs that it runs.
 
     What code in C++ or Rust writes is seen in the current folder, and in a :func:`temporary_folder`.
 
@@ -409,13 +409,13 @@ def temporary_folder() -> Iterator[list[str]]:
 
 
 def _is_of_tools(path: Path) -> bool:
-    """Whether a file that is left behind is one that Python or a tool beside it keeps, or a device."""
+    """Whether a file that this process leaves is one that Python or a tool beside it keeps, or a device."""
     return str(path).startswith(_OF_SYSTEM) or any(part.startswith(_OF_TOOLS) for part in path.parts)
 
 
 @contextmanager
 def _written() -> Iterator[tuple[set[str], list[str]]]:
-    """Inside the block, gather the files that this thread's code writes to, by path, and the programs that it runs."""
+    """Inside the block, gather the files that a plugin's code in this thread writes, and the programs that it runs."""
     _listen()
     noted: tuple[set[str], list[str]] = (set(), [])
     token = _noted.set(noted)
@@ -427,7 +427,7 @@ def _written() -> Iterator[tuple[set[str], list[str]]]:
 
 @cache
 def _listen() -> None:
-    """Have Python tell of each file opened and program run; it cannot be stopped, and so is begun once."""
+    """Have Python tell of each file that this process opens, and each program; it cannot be stopped: begun once."""
     sys.addaudithook(_note)
 
 
@@ -451,5 +451,5 @@ def _note(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _is_to_write(mode: str | None, flags: int | None) -> bool:
-    """Whether a file is opened to write to it."""
+    """Whether this process opens a file to write to it."""
     return bool({*(mode or "")} & {*"wax+"}) or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))

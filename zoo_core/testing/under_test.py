@@ -315,7 +315,7 @@ def _draw_zeros(model: nn.Module) -> None:
 
 
 def tensors(output: object) -> Iterator[Tensor]:
-    """The tensors in what a model returned: itself, or those of a tuple, a mapping or a library's output object."""
+    """The tensors in what a model under test gives: itself, or those of a tuple, a mapping or an output object."""
     if isinstance(output, torch.Tensor):
         yield output
     elif isinstance(output, dict):
@@ -329,7 +329,7 @@ def tensors(output: object) -> Iterator[Tensor]:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> str:
-    """How two outputs differ, in a few characters."""
+    """How two outputs of models under test differ, in a few characters."""
     if ours.shape != theirs.shape:
         return f"shape, {tuple(ours.shape)} and {tuple(theirs.shape)}"
     return f"{(ours - theirs).abs().max().item():.2g}"
@@ -341,7 +341,7 @@ def scores_of(model: nn.Module, *given: Any) -> Tensor:
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two outputs are equal bit for bit; on the meta device their shapes, and the verdict says so."""
+    """Whether two outputs of models under test are equal bit for bit; on the meta device their shapes, as is noted."""
     if ours.is_meta:
         only_shapes("values")
     return ours.shape == theirs.shape and (ours.is_meta or torch.equal(ours, theirs))
@@ -409,7 +409,7 @@ def line_of_caller() -> str:
 
 
 def main_of(card: Card, model: nn.Module) -> Head:
-    """The main head site, as the anatomy that a check looks at says; a finding or a refusal where it says none.
+    """The main head site of a model under test; a finding or a refusal where its anatomy says none.
 
     Raises:
         NotSupported: There is none, for a reason that the anatomy gives.
@@ -424,7 +424,7 @@ def main_of(card: Card, model: nn.Module) -> Head:
 
 
 def inside(name: str, sites: Sequence[str]) -> bool:
-    """For the checks, whether the tensor ``name`` is inside one of an anatomy's head sites, or of other modules."""
+    """Whether the tensor ``name`` of a model under test is inside one of its head sites, or of other modules."""
     return any(name.startswith(f"{site}.") for site in sites)
 
 

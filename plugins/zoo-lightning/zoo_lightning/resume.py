@@ -24,7 +24,7 @@ POINT, FACTS = "last.ckpt", "run.json"
 
 
 def require_free(target: Path, work: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run that would replace what another has saved or reached, before a night of training.
+    """Refuse to begin or resume a run where it would replace what another has saved or reached.
 
     Args:
         target: The folder that the run saves to.

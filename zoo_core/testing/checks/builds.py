@@ -53,7 +53,8 @@ def check_builds(card: Card) -> None:
     main = anatomy_of(model).main
     if main is None:
         _call_built(card, model)
-        has_classes = card.task in (*_DENSE, "classification") and card.num_classes > 0 and not _is_traced(card)
+        is_traced = current_zoo().member(card.family).family.anatomy is None
+        has_classes = card.task in (*_DENSE, "classification") and card.num_classes > 0 and not is_traced
         require(
             not has_classes,
             f"{card.id}: its card says a model of {card.num_classes} classes, and its anatomy has no head; "
@@ -112,11 +113,6 @@ _CALLS = {
     "optical_flow": "two batches of images, as torchvision's RAFT is",
 }
 """What models are called with, by their task."""
-
-
-def _is_traced(card: Card) -> bool:
-    """Whether the check of builds gets a traced anatomy, because the family of the model declares none."""
-    return current_zoo().member(card.family).family.anatomy is None
 
 
 def _parameters(model: nn.Module) -> int:

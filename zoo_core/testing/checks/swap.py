@@ -216,7 +216,8 @@ def _gives_old(card: Card, model: nn.Module) -> bool:
 
 def left_behind(model: nn.Module, before: Mapping[str, Tensor]) -> Iterator[str]:
     """Layers that the check suspects a swap to have left: with as many outputs as an old head had, or four for each."""
-    counts = [before[f"{path}.weight"].shape[0] for path in _head_paths(model) if f"{path}.weight" in before]
+    paths = [head.path for head in anatomy_of(model).heads]
+    counts = [before[f"{path}.weight"].shape[0] for path in paths if f"{path}.weight" in before]
     old = {count * outputs for count in counts for outputs in (1, _BOX)}
     for path, module in model.named_modules():
         if f"{path}.weight" in before and width_of(module) in old:
@@ -227,11 +228,6 @@ def width_of(module: nn.Module) -> int | None:
     """For the check of swaps, how many outputs a layer has; None for one that is neither linear nor a convolution."""
     weight = getattr(module, "weight", None)
     return weight.shape[0] if isinstance(weight, torch.Tensor) and weight.dim() > 1 else None
-
-
-def _head_paths(model: nn.Module) -> list[str]:
-    """The paths of all head sites that the swap under check replaces."""
-    return [head.path for head in anatomy_of(model).heads]
 
 
 def class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
