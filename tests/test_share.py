@@ -23,7 +23,7 @@ from support import hub as small
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import DigestMismatch, FetchError, Offline, UnknownFamily, Unreadable, UsageError
-from zoo_core.recipe.record import outline_of, read_recipe
+from zoo_core.recipe.folder import outline_of, read_recipe
 from zoo_core.sharing.model_card import model_card
 from zoo_core.sharing.timm_config import timm_config
 from zoo_core.weights import Cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_core.contract.card import Weights
+    from zoo_core.contract.card import Card, Weights
     from zoo_core.recipe.rebuild import Limit
     from zoo_core.recipe.record import Recipe
+    from zoo_core.surgery.metadata import Metadata
     from zoo_core.weights import Artefact
 
 
@@ -139,3 +140,20 @@ def _loaded(model: nn.Module) -> set[str]:
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b.to(a.device))
+
+
+def first_weights(known: Metadata) -> dict[str, Any]:
+    """What a recipe says of the base weights, which a model began with: their tag, source and digest."""
+    if known.origin:
+        return dict(known.origin)
+    receipt = known.receipt
+    result = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
+    return {name: value for name, value in result.items() if value}
+
+
+def entry_begun_with(card: Card | None, tag: str | None) -> Weights | None:
+    """The entry of the base weights that a saved model began with, if the plugin here still knows it."""
+    try:
+        return card.find(tag) if card and tag else None
+    except UnknownTag:
+        return None

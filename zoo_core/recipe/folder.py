@@ -1,25 +1,150 @@
-"""The folder of a save: written so that a reader finds the old save, the new one, or none, but never a half."""
+"""The folder of a save: read as a stranger's, and written so that a reader finds the old save, the new, or none."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
-from zoo_core.recipe.record import FILE, Recipe, check_plain_file, read_recipe
+from zoo_core.images.preprocessing import preprocessing_of_save
+from zoo_core.recipe.record import ANY_NUMBER, FILE, Recipe, damaged, recipe_of
 from zoo_core.utils.atomic_write import sync_folder
+from zoo_core.utils.no_follow import real
+from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.ownership import is_unfinished, unfinished_folder
+from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_json
+from zoo_core.weights.formats.plain_pickle import NotPlain
 from zoo_core.weights.formats.safetensors import read_safetensors
+from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SHOWN = 8
-"""Digits of the digest in the name of the tensors' file."""
+_DIGITS = 8
+"""Of the digest, in the name of the tensors' file."""
+_SHOWN = 10
+"""Class names in the outline."""
+_OF_TIMM = re.compile(r"hf[-_]hub:([\w.-]+/[\w.-]+)(?:@[\w.-]+)?$")
+_LARGEST = 16 << 20
+_BLOBS = "blobs"
+"""Where the Hugging Face cache keeps what the links in a ``snapshots/<revision>`` folder point to."""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read the recipe in the folder of a save.
+
+    Raises:
+        Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
+    """
+    if path.parent.is_file():
+        raise Unreadable(
+            f"{path.parent} is not a model that zoo saved",
+            expected=f"a folder with a {FILE}",
+            got="a file",
+            hint="zoo.get(name, weights=path) takes a file of weights; zoo inspect says what it is",
+            path=path.parent,
+        )
+    try:
+        check_plain_file(path, limit=_LARGEST)
+        text = path.read_bytes()
+        require_small_json(text, len(text))
+        record = json.loads(text)
+    except FileNotFoundError as error:
+        raise Unreadable(
+            f"{path.parent} is not a model that zoo saved",
+            expected=f"a folder with a {FILE}",
+            got="a folder without one" if path.parent.is_dir() else "no such folder",
+            hint=_hint_without_recipe(path.parent),
+            path=path.parent,
+        ) from error
+    except TooMuchMemory as error:
+        raise not_read(path, error) from error
+    except (OSError, ValueError, RecursionError, NotPlain) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+    return recipe_of(record, path)
+
+
+def _hint_without_recipe(folder: Path) -> str:
+    """The hint where a folder has no recipe; a repository on the hub for timm gets one of its own."""
+    if named := _OF_TIMM.search(folder.as_posix()):
+        save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
+        return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
+    return "zoo.save(model, folder) makes one"
+
+
+def is_save(model: str | os.PathLike[str]) -> bool:
+    """Whether something stands for the folder of a save: a name on the hub, a path, or a folder with a recipe."""
+    if is_hub_name(model):
+        return True
+    return is_written_as_path(model) or (Path(model) / FILE).is_file()
+
+
+def outline_of(name: str, *, as_json: bool = False) -> str:
+    """What the folder of a save holds, by its recipe, in a few lines or as JSON.
+
+    Raises:
+        Unreadable: It is none.
+    """
+    folder = fetch_folder(name) if is_hub_name(name) else expand(name)
+    recipe = read_recipe(folder / FILE)
+    if as_json:
+        return recipe.text().rstrip()
+    names = recipe.class_names
+    prepared = preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits))
+    lines = {
+        "model": recipe.id + (f", from {recipe.weights['tag']}" if recipe.weights.get("tag") else ""),
+        "surgery": ", ".join(str(edit["verb"]) for edit in recipe.edits),
+        "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        + (f"; {ANY_NUMBER}" if recipe.multi_label else "")
+        if names
+        else "",
+        "preprocessing": ", ".join(f"{key} {value}" for key, value in prepared.items()),
+        "frozen": ", ".join(recipe.frozen),
+        "tensors": f"{recipe.tensors['file']}, {recipe.tensors.get('size', 0):,} bytes, {recipe.dtype}",
+        "saved with": ", ".join(f"{key} {value}" for key, value in recipe.versions.items()),
+    }
+    return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
+
+
+def check_plain_file(path: Path, *, limit: int | None = None) -> None:
+    """Refuse a file of the folder of a save that is no ordinary file in it, such as a link to another place.
+
+    Args:
+        path: A file that a saved folder should have.
+        limit: The most bytes that it may have.
+
+    Raises:
+        FileNotFoundError: There is none.
+        Unreadable: It is a link to another place, a pipe, a device, a folder, or too large.
+    """
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        if real(path).parent != real(path.parent).parent.parent / _BLOBS:
+            raise _not_plain(path, "a link to another place")
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_plain(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device")
+    if limit is not None and status.st_size > limit:
+        raise _not_plain(path, f"{status.st_size} bytes, and {limit} at most are read")
+
+
+def _not_plain(path: Path, got: str) -> Unreadable:
+    """The error for a file of the folder of a save that is no ordinary one."""
+    return Unreadable(
+        f"{path} is not read",
+        expected="an ordinary file, as zoo.save writes it",
+        got=got,
+        done="nothing was opened",
+        hint="copy the folder with its files and not with links: cp -rL",
+        path=path,
+    )
 
 
 def check_target(folder: Path) -> None:
@@ -31,7 +156,7 @@ def check_target(folder: Path) -> None:
     is_free = not folder.exists() or (folder.is_dir() and all(map(is_unfinished, folder.iterdir())))
     if is_free and not folder.is_symlink():
         return
-    if not folder.is_dir() or not _is_save(folder):
+    if not folder.is_dir() or not _has_recipe(folder):
         raise UsageError(
             f"{folder} is something else than a save of zoo",
             expected="a folder that zoo.save made, an empty one, or none",
@@ -41,8 +166,8 @@ def check_target(folder: Path) -> None:
         )
 
 
-def _is_save(folder: Path) -> bool:
-    """Whether a folder is that of a save."""
+def _has_recipe(folder: Path) -> bool:
+    """Whether a folder is that of a save, by a recipe that can be read."""
     try:
         read_recipe(folder / FILE)
     except Unreadable:
@@ -117,7 +242,7 @@ def _fill(folder: Path, recipe: Recipe, tensors: dict[str, Tensor]) -> str:
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(mode)
     digest, size = sha256_of(path), path.stat().st_size
-    name = f"model-{digest[:_SHOWN]}.safetensors"
+    name = f"model-{digest[:_DIGITS]}.safetensors"
     path.rename(folder / name)
     complete = replace(recipe, tensors={**recipe.tensors, "file": name, "sha256": digest, "size": size})
     (folder / FILE).write_text(complete.text(), encoding="utf-8")

@@ -10,13 +10,13 @@ import torch
 
 from zoo_core.build.place import place
 from zoo_core.contract.card_file import preprocessing_from_record
-from zoo_core.errors import NotSupported, UnknownPart, UnknownTag, Unreadable, UsageError
+from zoo_core.errors import NotSupported, UnknownPart, Unreadable, UsageError
 from zoo_core.recipe import state
-from zoo_core.recipe.base_weights import names_in, rebuild_on_base_weights
+from zoo_core.recipe.base_weights import entry_begun_with, names_in, rebuild_on_base_weights
 from zoo_core.recipe.edits import holds_custom
-from zoo_core.recipe.folder import read_tensors
+from zoo_core.recipe.folder import read_recipe, read_tensors
 from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
-from zoo_core.recipe.record import FILE, Recipe, read_recipe, warn_of_others
+from zoo_core.recipe.record import FILE, Recipe, warn_of_others
 from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo_core.contract.card import Card, Preprocessing, Weights
+    from zoo_core.contract.card import Preprocessing
 
 
 @strict_arguments
@@ -122,7 +122,7 @@ def _tell(model: nn.Module, recipe: Recipe, source: Path) -> None:
         notes=dict.fromkeys(sorted(names_in(recipe, model)), f"from the weights {recipe.weights.get('tag')!r}"),
         needed_values=known.receipt.needed_values,
     )
-    weights = _weights_begun_with(known.card, recipe.weights.get("tag"))
+    weights = entry_begun_with(known.card, recipe.weights.get("tag"))
     names = _loaded_class_names(recipe, known, source)
     preprocessing = _loaded_preprocessing(recipe, model, known, source)
     attach(
@@ -198,11 +198,3 @@ def _restore(model: nn.Module, recipe: Recipe) -> None:
         state.restore(model, recipe)
     except UnknownPart as error:
         raise NotSupported(f"what {recipe.id} had frozen is not there", got=error.summary) from error
-
-
-def _weights_begun_with(card: Card | None, tag: str | None) -> Weights | None:
-    """Weights entry that a saved model began with, for ``zoo.load``, if the plugin here still knows it."""
-    try:
-        return card.find(tag) if card and tag else None
-    except UnknownTag:
-        return None

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from zoo_core.errors import NotSupported, ZooError
-from zoo_core.recipe.edits import edit_to_plain, repeat
-from zoo_core.recipe.edits_by_hand import VERB, changes_by_hand, kind_of, settings_of
+from zoo_core.recipe.edits import changes_by_hand, edit_to_plain, kind_of, repeat, settings_of
 from zoo_core.recipe.rebuild import rebuild
+from zoo_core.surgery.editing import BY_HAND
 from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.scores import scoring_part
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOTHING = "nothing: it would not be there"
-_BY_HAND = (
+_OTHERWISE = (
     "layers that are none of torch.nn were put in by hand, or it was adopted under another name or with other options",
     'a function that builds and changes it, under @zoo.register("mine/net"), is a model that can be saved',
 )
@@ -100,7 +100,7 @@ def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -
             *(path for head in known.anatomy.heads for path in head.attributes),
         }
         if changes := changes_by_hand(model, twin, following):
-            edit = edit_to_plain(Edit(VERB, changes))
+            edit = edit_to_plain(Edit(BY_HAND, changes))
             recipe, twin = replace(recipe, edits=[*recipe.edits, edit]), repeat(twin, edit)
     except ZooError as error:
         if heads:
@@ -127,7 +127,7 @@ def _recipe_and_twin(
         own = [
             plain
             for edit, plain in zip(known.edits, recipe.edits, strict=True)
-            if edit.verb == VERB or not edit.by_hand
+            if edit.verb == BY_HAND or not edit.by_hand
         ]
         if len(own) == len(recipe.edits):
             raise
@@ -184,7 +184,7 @@ def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[
         name = differing[0]
         kinds = {type(each).__name__ for each in model.modules()}
         said = " ".join([*differing, *(now[each] for each in differing if each in now), *kinds])
-        cause, hint = next(((cause, hint) for word, cause, hint in _TOOLS if word in said), _BY_HAND)
+        cause, hint = next(((cause, hint) for word, cause, hint in _TOOLS if word in said), _OTHERWISE)
         raise NotSupported(
             f"{len(differing)} {what} of this {type(model).__name__} are not what its recipe makes",
             expected=f"{name} {then.get(name, _NOTHING)}",
@@ -196,7 +196,7 @@ def _compare(model: nn.Module, what: str, now: Mapping[str, str], then: Mapping[
 
 
 def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]]:
-    """The modules that a recipe's proof is given, as only their own code can build them, by the name of their head."""
+    """The modules in an edit to prove that only their own code can build, by the name of their head."""
     if isinstance(value, Custom):
         yield name, value
     elif isinstance(value, Mapping):
@@ -205,7 +205,7 @@ def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]
 
 
 def _refuse_custom(found: Mapping[str, Custom]) -> None:
-    """Refuse modules for which there is no proof, since no recipe can build them.
+    """Refuse to prove a recipe with modules that no recipe can build.
 
     Raises:
         NotSupported: There are some.

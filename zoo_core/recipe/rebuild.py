@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo_core.build.construct import construct
 from zoo_core.errors import UnknownFamily, UnknownModel, Unreadable, ZooError
-from zoo_core.recipe.edits import from_plain, repeat
-from zoo_core.recipe.edits_by_hand import may_be_set
+from zoo_core.recipe.edits import from_plain, may_be_set, repeat
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
@@ -56,7 +55,7 @@ _ATTENTION = {"aten::_native_multi_head_attention": 4, "aten::_transformer_encod
 
 
 class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts the memory of a model that a recipe makes: refuses an operation of too large a result before it is done.
+    """Limit of what a rebuild may allocate: an operation with too large a result is refused before it is done.
 
     Args:
         name: Of the model, for the message.
@@ -155,14 +154,14 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 
 def _with_masks_counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of an operation, to count the memory of what a recipe makes: masks become indices that they choose."""
+    """Arguments of an operation of a rebuild, to know the size of its result: masks become the indices they choose."""
     if name in {"aten::index", "aten::index_put"}:
         return (args[0], [each for index in args[1] for each in _as_indices(index)], *args[2:])
     return args
 
 
 def _as_indices(index: Tensor | None) -> list[Tensor | None]:
-    """Indices in place of a mask, to count the memory of what a recipe makes without values; others as they are."""
+    """Indices in place of a mask, to know the size of a rebuild's result without values; others as they are."""
     if index is None or index.dtype not in {torch.bool, torch.uint8}:
         return [index]
     chosen = int(index.count_nonzero())

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
-from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
+from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import Unreadable, ZooWarning
-from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import visible
-from zoo_core.utils.no_follow import real
-from zoo_core.utils.paths import expand, is_written_as_path
-from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_json
-from zoo_core.weights.formats.plain_pickle import NotPlain
-from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
-    import os
+    from pathlib import Path
 
 FORMAT = 2
 """The newest of the file that this zoo reads: 1 holds all tensors, 2 may leave out what published weights have."""
@@ -32,16 +23,12 @@ FORMAT = 2
 FILE = "recipe.json"
 ANY_NUMBER = "an image has any number of them, and zoo.predict gives those of at least 0.5"
 """What is said of the classes of a save that is ``multi_label``."""
-_OF_TIMM = re.compile(r"hf[-_]hub:([\w.-]+/[\w.-]+)(?:@[\w.-]+)?$")
 
-_LARGEST = 16 << 20
 _DEEPEST = 64
 """A head of layers in layers in layers has about ten containers inside each other."""
 _MOST_EDITS = 1000
 _MOST_VALUES = 20_000
 """In all edits: a head of a hundred layers has about a thousand, and each is a layer to build at worst."""
-_BLOBS = "blobs"
-"""Where the Hugging Face cache keeps what the links in a ``snapshots/<revision>`` folder point to."""
 
 
 @dataclass(frozen=True)
@@ -117,51 +104,22 @@ class Recipe:
         return text.encode("utf-8", "backslashreplace").decode()  # names of folders need not be UTF-8
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read the record of a recipe in a file.
+def recipe_of(record: object, path: Path) -> Recipe:
+    """The recipe that a record from JSON is, once nothing is wrong with it.
+
+    Args:
+        record: What the JSON says.
+        path: Of its file, for messages.
 
     Raises:
-        Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
+        Unreadable: It is damaged, or a newer zoo wrote it.
     """
-    if path.parent.is_file():
-        raise Unreadable(
-            f"{path.parent} is not a model that zoo saved",
-            expected=f"a folder with a {FILE}",
-            got="a file",
-            hint="zoo.get(name, weights=path) takes a file of weights; zoo inspect says what it is",
-            path=path.parent,
-        )
-    try:
-        check_plain_file(path, limit=_LARGEST)
-        text = path.read_bytes()
-        require_small_json(text, len(text))
-        record = json.loads(text)
-    except FileNotFoundError as error:
-        raise Unreadable(
-            f"{path.parent} is not a model that zoo saved",
-            expected=f"a folder with a {FILE}",
-            got="a folder without one" if path.parent.is_dir() else "no such folder",
-            hint=_hint_without_recipe(path.parent),
-            path=path.parent,
-        ) from error
-    except TooMuchMemory as error:
-        raise not_read(path, error) from error
-    except (OSError, ValueError, RecursionError, NotPlain) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(record, Mapping):
-        raise _damaged(path, f"a {type(record).__name__} instead of an object")
+        raise damaged(path, f"a {type(record).__name__} instead of an object")
     _check_format(path, record.get("format"))
     if problem := _excess(record) or next(_record_problems(record), None):
-        raise _damaged(path, problem)
+        raise damaged(path, problem)
     return Recipe(**record)
-
-
-def _hint_without_recipe(folder: Path) -> str:
-    """The hint where a folder has no recipe on record; a repository on the hub for timm gets one of its own."""
-    if named := _OF_TIMM.search(folder.as_posix()):
-        save = f"zoo.load('hf://{named[1]}') loads a save that zoo.push shared there"
-        return f"{save}; zoo.get({named[0]!r}) says which model has the weights of a repository for timm"
-    return "zoo.save(model, folder) makes one"
 
 
 def _excess(record: Mapping[str, Any]) -> str:
@@ -248,7 +206,7 @@ def _value_problems(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"with the dtype {visible(record['dtype'])}"
 
 
-def _damaged(path: Path, got: str) -> Unreadable:
+def damaged(path: Path, got: str) -> Unreadable:
     """The error for the record of a recipe that cannot be read."""
     return Unreadable(
         f"{path} is not a recipe that can be read",
@@ -289,74 +247,3 @@ def warn_of_others(recipe: Recipe, stacklevel: int) -> None:
             ZooWarning,
             stacklevel=stacklevel,
         )
-
-
-_SHOWN = 10
-
-
-def is_save(model: str | os.PathLike[str]) -> bool:
-    """Whether something is a saved model with a recipe: a name on the hub, a path, a folder with the recipe's JSON."""
-    if is_hub_name(model):
-        return True
-    return is_written_as_path(model) or (Path(model) / FILE).is_file()
-
-
-def outline_of(name: str, *, as_json: bool = False) -> str:
-    """What the recipe of a saved model has on record, in a few lines or as JSON.
-
-    Raises:
-        Unreadable: It is none.
-    """
-    folder = fetch_folder(name) if is_hub_name(name) else expand(name)
-    recipe = read_recipe(folder / FILE)
-    if as_json:
-        return recipe.text().rstrip()
-    names = recipe.class_names
-    prepared = preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits))
-    lines = {
-        "model": recipe.id + (f", from {recipe.weights['tag']}" if recipe.weights.get("tag") else ""),
-        "surgery": ", ".join(str(edit["verb"]) for edit in recipe.edits),
-        "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        + (f"; {ANY_NUMBER}" if recipe.multi_label else "")
-        if names
-        else "",
-        "preprocessing": ", ".join(f"{key} {value}" for key, value in prepared.items()),
-        "frozen": ", ".join(recipe.frozen),
-        "tensors": f"{recipe.tensors['file']}, {recipe.tensors.get('size', 0):,} bytes, {recipe.dtype}",
-        "saved with": ", ".join(f"{key} {value}" for key, value in recipe.versions.items()),
-    }
-    return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
-
-
-def check_plain_file(path: Path, *, limit: int | None = None) -> None:
-    """Refuse the JSON of a recipe, or a file beside it, that is no ordinary file of the folder that it is in.
-
-    Args:
-        path: A file that a saved folder should have.
-        limit: The most bytes that it may have.
-
-    Raises:
-        FileNotFoundError: There is none.
-        Unreadable: It is a link to another place, a pipe, a device, a folder, or too large.
-    """
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        if real(path).parent != real(path.parent).parent.parent / _BLOBS:
-            raise _not_plain(path, "a link to another place")
-        status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise _not_plain(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device")
-    if limit is not None and status.st_size > limit:
-        raise _not_plain(path, f"{status.st_size} bytes, and {limit} at most are read")
-
-
-def _not_plain(path: Path, got: str) -> Unreadable:
-    """Error for the JSON of a recipe, or a file beside it, that is no plain file."""
-    return Unreadable(
-        f"{path} is not read",
-        expected="an ordinary file, as zoo.save writes it",
-        got=got,
-        done="nothing was opened",
-        hint="copy the folder with its files and not with links: cp -rL",
-        path=path,
-    )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import distributed, nn
 
@@ -14,7 +14,7 @@ from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooWarning
 from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
-from zoo_core.recipe.base_weights import has_base, leave_out_base
+from zoo_core.recipe.base_weights import first_weights, has_base, leave_out_base
 from zoo_core.recipe.edits import edit_to_plain, to_plain
 from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.proof import customs_in, proven
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _unsharded(model: nn.Module) -> Iterator[nn.Module | None]:
-    """Model for ``zoo.save``: of a sharded one, a twin with whole tensors on the first process, and None on the others.
+    """The model that ``zoo.save`` writes: of a sharded one a twin with whole tensors in the first process, else None.
 
     Where the model is sharded the block is one for all processes: when the first fails in it, all raise.
     """
@@ -191,7 +191,7 @@ def _recipe_of(bare: nn.Module, known: Metadata, card: Card, names: Sequence[str
         name=card.name,
         versions=versions_for(card.family),
         tensors={"multi_label": True} if known.multi_label else {},
-        weights=_first_weights(known),
+        weights=first_weights(known),
         options={name: to_plain(value, f"the option {name!r}") for name, value in known.options.items()},
         edits=[edit_to_plain(edit) for edit in known.edits],
         frozen=state.frozen_in(bare),
@@ -250,12 +250,3 @@ def _card(model: nn.Module, known: Metadata) -> Card:
             '@zoo.register("mine/net") over a class or function of your own gives it a name',
         )
     return known.card
-
-
-def _first_weights(known: Metadata) -> dict[str, Any]:
-    """What ``zoo.save`` writes in the recipe of the weights a model began with: their tag, source and digest."""
-    if known.origin:
-        return dict(known.origin)
-    receipt = known.receipt
-    result = {"tag": receipt.tag, "source": receipt.source, "sha256": receipt.sha256}
-    return {name: value for name, value in result.items() if value}

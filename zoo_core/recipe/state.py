@@ -76,13 +76,8 @@ def other_buffers(model: nn.Module, twin: nn.Module | None, dtype: str) -> dict[
     return {
         name: each.detach().clone(memory_format=torch.contiguous_format)
         for name, each in ours.items()
-        if name in theirs and not _are_one(each, theirs[name])
+        if name in theirs and (each.dtype != theirs[name].dtype or not torch.equal(each, theirs[name].to(each.device)))
     }
-
-
-def _are_one(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether a buffer to save has the dtype and the values that a load would give it."""
-    return ours.dtype == theirs.dtype and torch.equal(ours, theirs.to(ours.device))
 
 
 def restore_buffers(model: nn.Module, tensors: dict[str, Tensor], names: Collection[str]) -> list[str]:
@@ -151,7 +146,7 @@ def frozen_in(model: nn.Module) -> list[str]:
 
 
 def held_in(model: nn.Module) -> list[str]:
-    """Held modules of a model, as its save states them: the shortest list that has all norms that stay in eval mode."""
+    """Which modules are held in the state of a model: the shortest list with all norms that stay in eval mode."""
     modules = dict(stateful(model))
     return covering({path for path, module in modules.items() if is_held(module)}, set(modules))
 
