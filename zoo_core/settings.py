@@ -91,14 +91,6 @@ def find(setting: Setting) -> tuple[Any, str] | None:
     return None
 
 
-def _is_from_checkout(setting: Setting) -> bool:
-    """Whether a setting that is in force is read from a project's ``zoo.toml``, which may have come with a checkout."""
-    result = find(setting)
-    if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
-        return False
-    return result[1] != os.path.join(_user_folder(), NAME)  # noqa: PTH118
-
-
 def files() -> tuple[Path, ...]:
     """The settings files that are in force here, the one that decides first.
 
@@ -411,7 +403,11 @@ def rewrites() -> tuple[tuple[str, str], ...]:
 
 def may_vouch(key: str) -> bool:
     """Whether the user said a setting, in the environment or a file of their own, and not the file of a checkout."""
-    return not _is_from_checkout(_BY_KEY[key])
+    setting = _BY_KEY[key]
+    result = find(setting)
+    if result is None or result[1] == setting.variable or os.environ.get("ZOO_CONFIG") is not None:
+        return True
+    return result[1] == os.path.join(_user_folder(), NAME)  # noqa: PTH118
 
 
 def headers() -> tuple[tuple[str, str], ...]:

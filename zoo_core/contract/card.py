@@ -208,7 +208,7 @@ class Weights:
 
 
 def _file_name(url: str) -> str:
-    """The file name of an entry of weights, as a card has them: the end of their URL."""
+    """The file name of weights on a card: the end of a URL, without its query."""
     return url.split("?", 1)[0].rstrip("/").rsplit("/", 1)[-1]
 
 

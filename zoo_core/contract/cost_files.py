@@ -31,7 +31,7 @@ def write_costs(costs: Mapping[str, Cost]) -> str:
         "net": [64, 8]
         }
     """
-    return _lines(costs)
+    return _file_text(costs)
 
 
 def read_costs(where: str) -> dict[str, Cost]:
@@ -47,8 +47,8 @@ def read_costs(where: str) -> dict[str, Cost]:
         return {}
 
 
-def _lines(records: Mapping[str, tuple[object, ...]]) -> str:
-    """Costs, or parts, as the text of a file that a family ships: a model on each line."""
+def _file_text(records: Mapping[str, tuple[object, ...]]) -> str:
+    """The text of a file of costs, or of parts, that a family ships: a model on each line."""
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(list(record))}" for name, record in records.items())
     return f"{{\n{lines}\n}}\n"
 
@@ -101,7 +101,7 @@ def write_parts(parts: Mapping[str, Parts]) -> str:
         "net": [[["fc", 8]], []]
         }
     """
-    return _lines(parts)
+    return _file_text(parts)
 
 
 def read_parts(where: str) -> dict[str, Parts]:

@@ -51,7 +51,7 @@ def hookimpl(function: F) -> F:
 
 
 def zoo_families() -> Sequence[Family]:
-    """The model families this plugin contributes.
+    """The hook for the model families that a plugin contributes.
 
     Called once, when the plugin is loaded, so it must be cheap: return the records and import nothing heavy. What is
     heavy is named by the ``"package.module:function"`` strings of :class:`zoo_core.Family`.
@@ -70,7 +70,7 @@ def zoo_families() -> Sequence[Family]:
 
 
 def zoo_commands() -> Mapping[str, Any]:
-    """Commands this plugin adds to the ``zoo`` command line (experimental).
+    """The hook for commands that a plugin adds to the ``zoo`` command line (experimental).
 
     Returns:
         Command name to ``"package.module:command"``, where the object there is a click command. It is imported only

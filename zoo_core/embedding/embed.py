@@ -433,7 +433,7 @@ class Embeddings:
 
 
 def read_embeddings(path: Path, embedder: Embedder | None = None, failed: dict[str, str] | None = None) -> Embeddings:
-    """The ``Embeddings`` in a file that ``zoo.embed`` wrote, with the model that made them and the images that failed.
+    """Read the ``Embeddings`` that ``zoo.embed`` wrote, with the model that made them and the images that failed.
 
     Raises:
         UsageError: It is no such file.

@@ -191,7 +191,7 @@ def _not_yet(
 
 
 def _version(item: object) -> int:
-    """A number that is another one when the image at a path is: of its length and time, or its bytes in a shard.
+    """The version of an image in its row of the Parquet file: by length and time of its file, or its bytes in a shard.
 
     It is 0 where the image is not there.
     """

@@ -259,14 +259,14 @@ def numbers_of(model: nn.Module | str) -> Numbers:
 
 
 def _for_built_size(model: nn.Module, numbers: Numbers, card: Card) -> Preprocessing:
-    """A card's preprocessing for a model whose constructor was told of images of another size: it takes no others."""
+    """The preprocessing of a card for a model that was built for images of another size, and takes no others."""
     sides = metadata_of(model).built_image_size(unwrap(model))
     is_other = sides is not None and sides != card.input_size[-2:] and numbers.preprocessing.crop
     return resized(numbers, sides) if is_other else numbers.preprocessing
 
 
 def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str, Any]]) -> Preprocessing | None:
-    """What images go through before a saved model: where its recipe starts, and what its edits made of it.
+    """The preprocessing of a saved model: where its recipe starts, and what its edits made of it.
 
     Args:
         start: ``preprocessing`` of the recipe.
@@ -306,7 +306,7 @@ def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessin
 
 
 def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[float, ...]:
-    """Numbers of the preprocessing, mean or std, for new channels of images; NaN for one that comes from no old one."""
+    """The mean or std of a preprocessing for the channels of a new stem; NaN for one that comes from no old one."""
     for edit in edits:
         arguments = edit.arguments
         plan = plan_channels(arguments["in_channels"], len(numbers), arguments["policy"], arguments["map"])

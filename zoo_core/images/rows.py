@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo_core.errors import ImageError
 from zoo_core.images.read import from_array, read, require_image_shape, require_white
@@ -83,6 +84,21 @@ class _WholeRows:
 
     def band(self, top: int, bottom: int) -> Tensor:
         return self._image[:, top:bottom]
+
+    def close(self) -> None:
+        """There is no file."""
+
+
+class TensorRows:
+    """The rows of an image that is a tensor already."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self.height, self.width = tensor.shape[-2:]
+
+    def band(self, top: int, bottom: int) -> Tensor:
+        """Rows from ``top`` to before ``bottom``."""
+        return self._tensor[:, top:bottom]
 
     def close(self) -> None:
         """There is no file."""

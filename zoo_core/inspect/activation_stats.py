@@ -302,7 +302,7 @@ def _measured_modules(model: nn.Module, patterns: Sequence[str] | None) -> dict[
 
 
 def _activation_in(output: object) -> Tensor | None:
-    """The activation in a layer's output: a tensor, or the first of several things."""
+    """What statistics are taken of in a layer's output: the tensor, or the first of several things."""
     if isinstance(output, tuple | list) and output:
         output = output[0]
     return output if isinstance(output, Tensor) and output.is_floating_point() and output.numel() else None

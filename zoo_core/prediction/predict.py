@@ -268,7 +268,7 @@ def _checked_names(
 
 
 def _checked_head_names(names: Sequence[str], model: nn.Module, task: str) -> tuple[str, ...]:
-    """Class names of one head for predictions, checked against the number of classes."""
+    """The ``class_names=`` of ``zoo.predict`` for one head, checked against the number of classes."""
     names = names if isinstance(names, str) else tuple(names)
     if isinstance(names, str) or not all(isinstance(each, str) for each in names):
         raise UsageError(f"class_names cannot be {names!r:.60}", expected="a string for each class")

@@ -77,7 +77,7 @@ def _draw_detections(found: Detections, image: Any) -> Image.Image:
 
 
 def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:
-    """Draw a ``Segmentation`` result of a prediction: its mask, on an image if any, and its legend."""
+    """Draw a result that is a ``Segmentation``: its mask, on an image if any, and its legend."""
     labels = found.mask.to(torch.int64)
     palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
     coloured = Image.fromarray(palette[labels].numpy())
@@ -423,7 +423,7 @@ class Reading:
 
 
 def _are_probabilities(scores: Tensor) -> bool:
-    """Whether results take a model's scores as they are, as probabilities: its own last layer is a softmax."""
+    """Whether the scores of a result are probabilities already, since the model's own last layer is a softmax."""
     return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import numbers_of
-from zoo_core.images.rows import Rows, open_rows
+from zoo_core.images.rows import Rows, TensorRows, open_rows
 from zoo_core.recipe.open_model import open_model, require_results, require_values, running_on
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.surgery.head.scores import Outputs
@@ -230,27 +230,13 @@ class _Layer:
     prepare: Callable[[Tensor], Tensor]
 
 
-class _TensorRows:
-    """The rows of a tensor over which a window slides."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-        self.height, self.width = tensor.shape[-2:]
-
-    def band(self, top: int, bottom: int) -> Tensor:
-        return self._tensor[:, top:bottom]
-
-    def close(self) -> None:
-        """There is no file."""
-
-
 def _layers(model: nn.Module, image: Any) -> list[_Layer]:
     """The images that a window slides over, by their rows, each with what is done to it."""
     if isinstance(image, Tensor) and image.is_floating_point():
         batch = image if image.ndim == _BATCH else image[None]
         if batch.ndim != _BATCH or not len(batch):
             raise UsageError(f"a tensor of the shape {list(image.shape)}", expected="[C, H, W] or [N, C, H, W]")
-        return [_Layer(_TensorRows(each), lambda x: x) for each in batch]
+        return [_Layer(TensorRows(each), lambda x: x) for each in batch]
     from zoo_core.images.transform_steps import compose
 
     numbers = numbers_of(model)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Own:
-    """What the registry's family of the user's own models keeps of one beside its card, which cannot hold it.
+    """What a family of the user's own models keeps of one beside its card, which cannot hold it.
 
     Attributes:
         build: What makes it.
@@ -111,7 +111,8 @@ class Member:
         if not family.catalog:  # all its models were registered in this process
             return ()
         installed = version_of(family.requires) if family.index and family.indexed else None
-        if installed and _public_version(installed) != _public_version(resolve_name(family.indexed)()):
+        shipped = resolve_name(family.indexed)() if installed else ""
+        if installed and installed.partition("+")[0] != shipped.partition("+")[0]:  # "+cpu" is another build, no more
             from zoo_core.registry.reindex import remembered
 
             if (result := remembered(family, installed, self.plugin.origin)) is not None:
@@ -158,11 +159,6 @@ class Member:
             hint=f"report it to the authors of {self.plugin.origin}",
             plugin=self.plugin.name,
         )
-
-
-def _public_version(version: str) -> str:
-    """Version of a family's library, to check it by, without the name of its build, as in ``2.15.0+cpu``."""
-    return version.partition("+")[0]
 
 
 class Shelf(MutableMapping[str, Card]):
