@@ -241,11 +241,11 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
         urls: In the order in which they are tried.
         sha256: Of the file.
     """
-    from zoo_core.weights.fetch_missing import rewritten
     from zoo_core.weights.transport.failures import Failure
     from zoo_core.weights.transport.http import headers_of
     from zoo_core.weights.transport.hub import at_commit, commit_of, hub_is_offline, is_hub, looks_like_hub
     from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.urls import rewritten
 
     result: list[str] = []
     for url in urls:

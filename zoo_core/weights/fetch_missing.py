@@ -16,7 +16,7 @@ from zoo_core.weights.request import Artefact
 from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.http import headers_of
 from zoo_core.weights.transport.hub import declared_digest, hub_is_offline, is_hub, looks_like_hub
-from zoo_core.weights.transport.urls import below, file_name, needs_network
+from zoo_core.weights.transport.urls import below, file_name, needs_network, rewritten
 from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
@@ -133,11 +133,6 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
             urls=all_urls,
         )
     return urls
-
-
-def rewritten(url: str) -> str:
-    """The url to ask on a cache miss in place of a card's, as the ``rewrite`` setting moves it."""
-    return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)
 
 
 def _is_moved_by_setting(url: str) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.weights.request import Request
-    from zoo_core.weights.transport.any_source import Source
+    from zoo_core.weights.transport.source_protocol import Source
 
 Advance = Callable[[int, int | None], None]
 

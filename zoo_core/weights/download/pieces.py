@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from zoo_core.weights.download.partial import Partial
-    from zoo_core.weights.transport.any_source import Source
     from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.source_protocol import Source
 
 _AHEAD = 2
 """How many pieces more than there are lines may be begun: what one slow line can make us keep twice."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from zoo_core.weights.download.partial import Partial
-    from zoo_core.weights.transport.any_source import Reply, Source
     from zoo_core.weights.transport.policy import Policy
+    from zoo_core.weights.transport.source_protocol import Reply, Source
 
 _SHARE = 500
 """An attempt made progress when it brought at least this fraction of the file that no attempt had brought before."""

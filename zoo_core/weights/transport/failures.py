@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from http.client import responses
 
 import requests
 import urllib3
+
+from zoo_core.weights.transport.hub import refusal
 
 
 class Failure(Exception):
@@ -72,15 +75,6 @@ def failure_of(error: Exception) -> Failure:
     return _permanent(error) or _transient(error)
 
 
-def proxy_for(url: str) -> str:
-    """The proxy that a failure may be due to: the one that the environment has for a url; ``""`` for none."""
-    try:
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
-    except ValueError:  # it is no url, which is the failure that is being told
-        return ""
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"  # as requests reads it
-
-
 def _permanent(error: Exception) -> Permanent | None:
     """The permanent failure that an exception means, if it does: certificate, proxy or url are not usable."""
     reason = _of_authorities(error) or _of_proxy(error)
@@ -117,7 +111,7 @@ def _authorities() -> str:
 
 
 def _transient(error: Exception) -> Transient:
-    """The transient failure that an exception of the connection means."""
+    """The transient failure that an exception means, when it means no permanent one."""
     if isinstance(error, requests.exceptions.ProxyError):
         return Transient(f"the proxy does not let us through: {_reason(error)}")
     if "IncompleteRead" in str(error):
@@ -139,3 +133,11 @@ def _reason(error: BaseException) -> str:
 def _inside(error: BaseException) -> tuple[object, ...]:
     """What an exception wraps, where the reason of a failure is looked for."""
     return (getattr(error, "reason", None), *error.args[:2])
+
+
+def http_status(response: requests.Response) -> str:
+    """Why a response is a failure: its HTTP status by number and name, with the hub's advice where it has some."""
+    name = responses.get(response.status_code, "")  # and not the server's words, which may repeat a key of the url
+    said = f"status {response.status_code} {name}".rstrip()
+    advice = refusal(response.url, response.headers.get("X-Error-Code", ""))
+    return f"{said}; {advice}" if advice else said

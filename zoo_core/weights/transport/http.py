@@ -14,7 +14,6 @@ import re
 import socket
 import threading
 import time
-from http.client import responses
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -25,9 +24,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from zoo_core import __version__, settings
 from zoo_core.errors import ZooError
-from zoo_core.weights.transport.any_source import Reply
-from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient, failure_of, proxy_for
-from zoo_core.weights.transport.hub import hub_token, refusal
+from zoo_core.weights.transport.failures import Failure, Permanent, StaleRange, Transient, failure_of, http_status
+from zoo_core.weights.transport.hub import hub_token
+from zoo_core.weights.transport.source_protocol import Reply
 from zoo_core.weights.transport.urls import host_of, is_ambiguous, is_loopback, shown
 
 if TYPE_CHECKING:
@@ -113,9 +112,9 @@ class HttpSource:
                 response = self._ask("HEAD", url)
                 status = response.status_code
                 if status in _TRY_AGAIN or status >= requests.codes.server_error:
-                    raise Transient(_http_status(response))
+                    raise Transient(http_status(response))
                 if status >= requests.codes.bad_request:
-                    raise Permanent(_http_status(response))
+                    raise Permanent(http_status(response))
                 if status not in _REDIRECTS or "X-Linked-Etag" in response.headers:
                     return response.headers
                 target = self._next(url, response)
@@ -176,9 +175,9 @@ class HttpSource:
         if status == requests.codes.requested_range_not_satisfiable and (offset or end):
             raise StaleRange("the server does not have the range that was requested")
         if status in _TRY_AGAIN or status >= requests.codes.server_error:
-            raise Transient(_http_status(response), wait=_retry_after(headers.get("Retry-After")))
+            raise Transient(http_status(response), wait=_retry_after(headers.get("Retry-After")))
         if status not in (requests.codes.ok, requests.codes.partial_content):
-            raise Permanent(_http_status(response))
+            raise Permanent(http_status(response))
         length = _length(headers)
         start, total = 0, length
         if status == requests.codes.partial_content:
@@ -235,6 +234,15 @@ class HttpSource:
             self._watchdog.follow(connection)
 
 
+def proxy_for(url: str) -> str:
+    """The proxy that an HTTP request goes through: the one that the environment has for a url; ``""`` for none."""
+    try:
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    except ValueError:  # it is no url, which is the failure that is being told
+        return ""
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"  # as requests reads it
+
+
 def _headers_for(url: str) -> dict[str, str]:
     """The headers from the settings for an HTTP request: over a protected line, and to its very host.
 
@@ -267,14 +275,6 @@ def _as_utf8(text: str) -> str:
     with contextlib.suppress(UnicodeError):
         return text.encode("latin-1").decode("utf-8")
     return text
-
-
-def _http_status(response: requests.Response) -> str:
-    """The HTTP status of a response by its number and name, with the hub's advice where it has some."""
-    name = responses.get(response.status_code, "")  # and not the server's words, which may repeat a key of the url
-    said = f"status {response.status_code} {name}".rstrip()
-    advice = refusal(response.url, response.headers.get("X-Error-Code", ""))
-    return f"{said}; {advice}" if advice else said
 
 
 def _length(headers: Any) -> int | None:

@@ -54,7 +54,7 @@ def is_hub(url: str) -> bool:
 
 def hub_is_offline() -> bool:
     """Whether the Hugging Face hub must not be asked, and it alone, since ``HF_HUB_OFFLINE`` is set."""
-    return _is_set_for_hub("HF_HUB_OFFLINE")
+    return _is_switched_on("HF_HUB_OFFLINE")
 
 
 def hub_token(url: str) -> str:
@@ -70,7 +70,7 @@ def hub_token(url: str) -> str:
 
 def _kept_token() -> str:
     """The token for the hub in the file that ``hf auth login`` writes."""
-    if _is_set_for_hub("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+    if _is_switched_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return ""
     base = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     try:
@@ -82,8 +82,8 @@ def _kept_token() -> str:
     return token if token.isprintable() else ""
 
 
-def _is_set_for_hub(variable: str) -> bool:
-    """Whether a variable of the Hugging Face hub's own, such as ``HF_HUB_OFFLINE``, is switched on."""
+def _is_switched_on(variable: str) -> bool:
+    """Whether a switch of the Hugging Face hub's own client, such as ``HF_HUB_OFFLINE``, is on."""
     return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from zoo_core.errors import ZooError
-from zoo_core.weights.transport.any_source import Reply, Source
 from zoo_core.weights.transport.failures import Failure, Permanent, Transient
+from zoo_core.weights.transport.source_protocol import Reply, Source
 from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:

@@ -1,10 +1,12 @@
-"""What can be told from a url alone."""
+"""What can be told from a url alone, and where the settings move it."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+from zoo_core import settings
 
 _LONGEST_NAME = 120
 _AMBIGUOUS = re.compile(r"[^/?#]*//[^/?#]*[\\\s\x00-\x1f\x7f]")
@@ -110,3 +112,8 @@ def file_name(url: str) -> str:
         stem, dot, suffix = name.rpartition(".")
         name = (stem or name)[: _LONGEST_NAME - 20] + (dot + suffix[:15] if stem else "")
     return name or "weights"
+
+
+def rewritten(url: str) -> str:
+    """The url that is read in place of another one, as the ``rewrite`` setting moves it."""
+    return next((new + url[len(old) :] for old, new in settings.rewrites() if url.startswith(old)), url)

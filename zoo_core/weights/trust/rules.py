@@ -80,7 +80,7 @@ def _is_plain_http(url: str) -> bool:
 
 
 def require_online(name: str, urls: Sequence[str], *, passed_over: Path | None = None) -> None:
-    """The rule for when the network may be used: refuse to open a socket for weights where ``ZOO_OFFLINE`` is set.
+    """The rule of ``ZOO_OFFLINE``: refuse weights for which a socket would have to be opened.
 
     Args:
         name: The file that is missing.
