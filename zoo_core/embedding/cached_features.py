@@ -296,7 +296,7 @@ _SPARED = 4
 
 
 class Batches:
-    """Batches of cached features and targets on one device; each time it is gone through is an epoch.
+    """Batches of ``CachedFeatures`` on one device, features and targets; each time they are gone through is an epoch.
 
     A small head is done with a batch before the next one could be gathered and sent, so the features stay on the device
     where they fit: nothing is then read from the host in an epoch but the order of the rows.
@@ -372,7 +372,7 @@ class Batches:
 
 
 def _held(rows: Pair, device: torch.device, *, keep: bool | None) -> Pair | None:
-    """Features and targets of all batches, copied to the device, if it is to hold them and can."""
+    """All cached features and targets, copied to the device, if it is to hold them and can."""
     needed = sum(each.nbytes for each in rows)
     room = room_on(device)
     if keep is False or (keep is None and room is None):

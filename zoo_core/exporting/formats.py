@@ -336,7 +336,7 @@ def write_exported(
 
 
 def _reason(error: BaseException) -> str:
-    """What an exporter or a runtime raised, in a line, and what caused it first: torch tells how to report the rest."""
+    """What the exporter or the runtime of a format raised, in a line, and what caused it first."""
     root = error
     while root.__cause__ is not None:
         root = root.__cause__

@@ -285,7 +285,7 @@ _IGNORED = 255
 
 
 def compose(numbers: Preprocessing, task: str, *, train: bool) -> nn.Module:
-    """Compose the pipeline of torchvision transforms, step by step, for what weights want.
+    """Compose the steps of ``zoo.transforms``, each a transform of torchvision, for what weights want.
 
     Args:
         numbers: What the weights expect, with a number for each channel.

@@ -53,7 +53,7 @@ def is_hub(url: str) -> bool:
 
 
 def hub_is_offline() -> bool:
-    """Whether the Hugging Face hub must not be asked, and it alone, since ``HF_HUB_OFFLINE`` is set."""
+    """Whether the Hugging Face hub is not to be asked, and it alone: its own switch ``HF_HUB_OFFLINE`` is on."""
     return _is_switched_on("HF_HUB_OFFLINE")
 
 

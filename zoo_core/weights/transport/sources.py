@@ -80,7 +80,7 @@ _STORES = ("hf", "s3", "gs", "gcs", "az", "abfs")
 
 
 def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
-    """The source that a url names: on the web, on this machine, in an installed package or in a store.
+    """Which of the sources a url names: one on the web, on this machine, in an installed package or in a store.
 
     Args:
         url: ``https://``, ``http://``, ``file://``, ``package://name.of.package/path/in/it``, or that of a store:
