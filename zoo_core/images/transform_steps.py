@@ -14,7 +14,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
@@ -362,15 +362,10 @@ def _random_steps_for_segmentation(numbers: Preprocessing) -> list[Any]:
     ]
 
 
-def _random_steps_for_detection(_: Preprocessing) -> list[Any]:
-    """The random steps of ``zoo.transforms(..., train=True)`` for a detector."""
-    return [RequireTypedTargets(), v2.RandomHorizontalFlip()]
-
-
-_RANDOM_STEPS = {
+_RANDOM_STEPS: dict[str, Callable[[Preprocessing], list[Any]]] = {
     "classification": _random_steps_for_classification,
     "segmentation": _random_steps_for_segmentation,
-    "detection": _random_steps_for_detection,
+    "detection": lambda _: [RequireTypedTargets(), v2.RandomHorizontalFlip()],
 }
 
 

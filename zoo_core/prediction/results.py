@@ -354,9 +354,9 @@ class Reading:
         chances = self.outputs.probabilities(scores, self.head, each=self.threshold is not None)
         if scores.ndim != _SCORES or scores.shape[1] == 1 or self.outputs.activations.get(self.head):
             return chances
-        # a softmax of the model's own
-        is_done = torch.tensor([_are_probabilities(each) for each in scores], device="cpu")
-        return torch.where(is_done[:, None], scores, chances)
+        # where the model's own last layer is a softmax, its scores are probabilities already
+        are_done = [bool((each >= 0).all()) and abs(each.sum().item() - 1) < _EXACT for each in scores]
+        return torch.where(torch.tensor(are_done, device="cpu")[:, None], scores, chances)
 
     def _named(self, scores: Tensor, chances: Tensor) -> Named:
         if scores.isnan().any():
@@ -420,11 +420,6 @@ class Reading:
         if len(self._single_head_names) == count - 1:
             return (_BACKGROUND, *self._single_head_names)
         return self._names_for(count) if self._single_head_names else (_BACKGROUND, *(str(i) for i in range(1, count)))
-
-
-def _are_probabilities(scores: Tensor) -> bool:
-    """Whether the scores of a result are probabilities already, since the model's own last layer is a softmax."""
-    return bool((scores >= 0).all()) and abs(scores.sum().item() - 1) < _EXACT
 
 
 def _flat_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
