@@ -202,9 +202,9 @@ def activation_stats(
     calls: Counter[str] = Counter()
 
     def measure(path: str, kind: str, output: object) -> None:
-        values = _activation_in(output)
+        values = output[0] if isinstance(output, tuple | list) and output else output
         has_ended = bool(stop and rows and rows[-1].problem in ("nan", "infinite"))
-        if values is not None and not has_ended:
+        if isinstance(values, Tensor) and values.is_floating_point() and values.numel() and not has_ended:
             calls[path] += 1
             rows.append(_statistics(path, calls[path], kind, values))
 
@@ -299,13 +299,6 @@ def _measured_modules(model: nn.Module, patterns: Sequence[str] | None) -> dict[
             )
         result |= matching
     return result
-
-
-def _activation_in(output: object) -> Tensor | None:
-    """What statistics are taken of in a layer's output: the tensor, or the first of several things."""
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) and output.is_floating_point() and output.numel() else None
 
 
 def _statistics(path: str, call: int, kind: str, output: Tensor) -> Activation:

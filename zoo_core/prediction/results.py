@@ -55,48 +55,6 @@ def _to_pil(image: Any) -> Image.Image:
     return plain
 
 
-def _draw_detections(found: Detections, image: Any) -> Image.Image:
-    """Draw a ``Detections`` result of a prediction: boxes, names, masks and keypoints on the image."""
-    drawn = _to_pil(image)
-    if found.masks is not None:
-        for mask, label in zip(found.masks, found.labels.tolist(), strict=True):
-            drawn.paste(_colour_of(label), mask=_as_pil((mask > 0.5) * _OPACITY))  # noqa: PLR2004 - more likely than not
-    pen = ImageDraw.Draw(drawn)
-    for each, label in reversed([*zip(found, found.labels.tolist(), strict=True)]):  # the surest on top
-        colour = _colour_of(label)
-        pen.rectangle(each.box, outline=colour, width=2)
-        text = f"{each.name} {each.score:.2f}"
-        place = each.box[0], max(each.box[1] - _ROW, 0)
-        pen.rectangle(pen.textbbox(place, text), fill=colour)
-        pen.text(place, text, fill="black")
-        if each.keypoints is not None:
-            for x, y, visible in each.keypoints.tolist():
-                if visible >= _VISIBLE:
-                    pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour, outline="black")
-    return drawn
-
-
-def _draw_segmentation(found: Segmentation, image: Any = None) -> Image.Image:
-    """Draw a result that is a ``Segmentation``: its mask, on an image if any, and its legend."""
-    labels = found.mask.to(torch.int64)
-    palette = torch.tensor([_colour_of(i) for i in range(len(found.names))], dtype=torch.uint8, device="cpu")
-    coloured = Image.fromarray(palette[labels].numpy())
-    if image is not None:
-        below = _to_pil(image)
-        mixed = Image.blend(below, coloured.resize(below.size, Image.Resampling.NEAREST), _OPACITY)
-        below.paste(mixed, mask=_as_pil(labels > 0).resize(below.size, Image.Resampling.NEAREST))
-        coloured = below
-    legend = found.legend
-    canvas = Image.new("RGB", (coloured.width, coloured.height + _ROW * len(legend)), "white")
-    canvas.paste(coloured)
-    pen = ImageDraw.Draw(canvas)
-    for i, (name, share, colour) in enumerate(legend):
-        top = coloured.height + _ROW * i
-        pen.rectangle((2, top + 2, _ROW - 3, top + _ROW - 3), fill=colour, outline="black")
-        pen.text((_ROW + 2, top + 1), f"{name} {share:.1%}", fill="black")
-    return canvas
-
-
 def _as_pil(mask: Tensor) -> Image.Image:
     return Image.fromarray((mask.float() * 255).round().to(torch.uint8).cpu().numpy())
 
@@ -175,7 +133,23 @@ class Detections(Sequence[Detection]):
 
     def draw(self, image: Any) -> Image.Image:
         """The image, given as to :func:`predict`, with boxes, names, masks and keypoints drawn on it."""
-        return _draw_detections(self, image)
+        drawn = _to_pil(image)
+        if self.masks is not None:
+            for mask, label in zip(self.masks, self.labels.tolist(), strict=True):
+                drawn.paste(_colour_of(label), mask=_as_pil((mask > 0.5) * _OPACITY))  # noqa: PLR2004 - more likely than not
+        pen = ImageDraw.Draw(drawn)
+        for each, label in reversed([*zip(self, self.labels.tolist(), strict=True)]):  # the surest on top
+            colour = _colour_of(label)
+            pen.rectangle(each.box, outline=colour, width=2)
+            text = f"{each.name} {each.score:.2f}"
+            place = each.box[0], max(each.box[1] - _ROW, 0)
+            pen.rectangle(pen.textbbox(place, text), fill=colour)
+            pen.text(place, text, fill="black")
+            if each.keypoints is not None:
+                for x, y, visible in each.keypoints.tolist():
+                    if visible >= _VISIBLE:
+                        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour, outline="black")
+        return drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +186,23 @@ class Segmentation:
 
     def draw(self, image: Any = None) -> Image.Image:
         """The mask in colours with its legend, over the image where one is given as to :func:`predict`."""
-        return _draw_segmentation(self, image)
+        labels = self.mask.to(torch.int64)
+        palette = torch.tensor([_colour_of(i) for i in range(len(self.names))], dtype=torch.uint8, device="cpu")
+        coloured = Image.fromarray(palette[labels].numpy())
+        if image is not None:
+            below = _to_pil(image)
+            mixed = Image.blend(below, coloured.resize(below.size, Image.Resampling.NEAREST), _OPACITY)
+            below.paste(mixed, mask=_as_pil(labels > 0).resize(below.size, Image.Resampling.NEAREST))
+            coloured = below
+        legend = self.legend
+        canvas = Image.new("RGB", (coloured.width, coloured.height + _ROW * len(legend)), "white")
+        canvas.paste(coloured)
+        pen = ImageDraw.Draw(canvas)
+        for i, (name, share, colour) in enumerate(legend):
+            top = coloured.height + _ROW * i
+            pen.rectangle((2, top + 2, _ROW - 3, top + _ROW - 3), fill=colour, outline="black")
+            pen.text((_ROW + 2, top + 1), f"{name} {share:.1%}", fill="black")
+        return canvas
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the coloured mask and its legend to an image file.
