@@ -11,9 +11,8 @@ from click.testing import CliRunner
 from zoo_core.cli.group import zoo as main
 from zoo_core.contract.card import Licenses
 from zoo_core.errors import LockError, NotSupported
-from zoo_core.weights.trust.bill_of_materials import bill_of_materials
 from zoo_core.weights.trust.lock import Locked, write_lock
-from zoo_core.weights.trust.lock_signature import sign_lock, signature_path, verify_lock_signature
+from zoo_core.weights.trust.provenance import bill_of_materials, sign_lock, signature_path, verify_lock_signature
 
 ENTRIES = (
     Locked("acme/net@V1", "a" * 64, 12, "net.pth", ("https://one/net.pth", "https://two/net.pth"), plugin="acme 1.0"),

@@ -110,8 +110,7 @@ def _with_outputs(entry: Locked, before: Locked | None, *, run: bool) -> Locked:
 
 def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
     """For ``zoo lock``, write the bill of materials of a lock file and sign the file, where that is requested."""
-    from zoo_core.weights.trust.bill_of_materials import bill_of_materials
-    from zoo_core.weights.trust.lock_signature import sign_lock
+    from zoo_core.weights.trust.provenance import bill_of_materials, sign_lock
 
     if sbom:
         text = bill_of_materials(read_lock(path).entries.values())

@@ -83,7 +83,7 @@ def _problem_of(file: Path) -> str:
 
 def _verify_signature(public_key: Path, *, as_json: bool) -> None:
     """Check a signed lock, and the weights of it that are here; the exit code is 1 when some are not what it says."""
-    from zoo_core.weights.trust.lock_signature import verify_lock_signature
+    from zoo_core.weights.trust.provenance import verify_lock_signature
 
     path = find_lock()
     if path is None:

@@ -1,4 +1,4 @@
-"""A signature over a lock file, which others can check.
+"""Provenance, for others to check what a product is made of: a lock's signature, and a bill of materials of it.
 
 A lock names the SHA-256 of every file of weights, so a signature over the lock covers their bytes too.
 """
@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import LockError, NotSupported
 from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.no_follow import real
+from zoo_core.weights.transport.urls import shown
+from zoo_core.weights.trust.licenses import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from zoo_core.weights.trust.lock import Locked
 
 
 _LARGEST = 1 << 20
@@ -25,12 +29,12 @@ _LARGEST = 1 << 20
 
 
 def signature_path(lock: Path) -> Path:
-    """Where the signature of a lock file is: beside it."""
+    """Where the signature is that proves the provenance of a lock file: beside it."""
     return lock.with_name(f"{lock.name}.sig")
 
 
 def sign_lock(lock: Path, private_key: Path) -> Path:
-    """Sign a lock file with the OpenSSF model-signing library; returns the path of the signature.
+    """Sign a lock file to prove its provenance, with the OpenSSF model-signing library; returns the signature's path.
 
     Args:
         lock: The lock file.
@@ -53,7 +57,7 @@ def sign_lock(lock: Path, private_key: Path) -> Path:
 
 
 def verify_lock_signature(lock: Path, public_key: Path) -> None:
-    """Check the signature beside a lock file.
+    """Check the provenance of a lock file, by the signature beside it.
 
     Args:
         lock: The lock file.
@@ -80,13 +84,13 @@ def verify_lock_signature(lock: Path, public_key: Path) -> None:
 
 
 def _signed_files(signature: Path) -> int:
-    """How many files a signature of the signing library is over."""
+    """How many files a signature for provenance is over."""
     envelope = json.loads(signature.read_text(encoding="utf-8"))["dsseEnvelope"]
     return len(json.loads(b64decode(envelope["payload"]))["predicate"]["resources"])
 
 
 def _model_signing() -> Any:
-    """The OpenSSF library that signs a lock and checks such a signature."""
+    """The OpenSSF library for provenance, which signs a lock and checks such a signature."""
     try:
         import model_signing
     except ImportError as error:
@@ -98,7 +102,7 @@ def _model_signing() -> Any:
 
 @contextmanager
 def _as_lock_error(problem: str, key: Path, expected: str) -> Iterator[None]:
-    """Turn what the signing library raises on a lock, a key or a signature into a LockError."""
+    """Turn what the library for provenance raises on a lock, a key or a signature into a LockError."""
     try:
         yield
     except Exception as error:
@@ -108,3 +112,70 @@ def _as_lock_error(problem: str, key: Path, expected: str) -> Iterator[None]:
             got=f"{type(error).__name__}: {str(error)[:200]}",
             hint="look into who changed the lock, its signature or the key; `zoo lock --sign KEY` signs anew",
         ) from error
+
+
+def bill_of_materials(entries: Iterable[Locked]) -> str:
+    """The provenance of the weights of a lock as a CycloneDX 1.6 document, for those who audit a product.
+
+    Each entry is a component of the type ``machine-learning-model``: its name and tag, SHA-256, the licence of its
+    weights, and where its bytes are. What CycloneDX has no field for (the licences of code and data, the size, the
+    plugin and the library that build the model) is a property whose name begins with ``zoo:``.
+
+    Args:
+        entries: Those of a lock.
+
+    Returns:
+        JSON.
+
+    Raises:
+        NotSupported: cyclonedx-python-lib is not installed.
+    """
+    try:
+        from cyclonedx.contrib.license.factories import LicenseFactory
+        from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
+        from cyclonedx.model.bom import Bom
+        from cyclonedx.model.component import Component, ComponentType
+        from cyclonedx.output.json import JsonV1Dot6
+    except ImportError as error:
+        raise NotSupported(
+            "a bill of materials is written by cyclonedx-python-lib", hint="pip install 'zoo-core[provenance]'"
+        ) from error
+    licenses = LicenseFactory()
+    bom = Bom()
+    for entry in sorted(entries, key=lambda each: each.name):
+        bom.components.add(
+            Component(
+                type=ComponentType.MACHINE_LEARNING_MODEL,
+                name=entry.name.rpartition("@")[0],
+                version=entry.tag,
+                bom_ref=entry.name,
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)],
+                licenses=[licenses.make_from_string(_spdx(entry.licenses.weights))],
+                external_references=[
+                    ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(shown(url)))
+                    for url in entry.urls
+                ],
+                properties=[Property(name=f"zoo:{name}", value=value) for name, value in _properties(entry)],
+            )
+        )
+    text: str = JsonV1Dot6(bom).output_as_string(indent=2)
+    return text
+
+
+def _spdx(license_name: str) -> str:
+    """The name of a licence in a bill of materials, as SPDX writes it; one that SPDX does not have stays as it is."""
+    from cyclonedx.spdx import fixup_id
+
+    return fixup_id(license_name) or license_name
+
+
+def _properties(entry: Locked) -> Iterator[tuple[str, str]]:
+    """The properties of weights in a bill of materials, for what CycloneDX has no field for."""
+    for part in PARTS:
+        yield f"license:{part}", getattr(entry.licenses, part)
+    yield "file", entry.file
+    yield "size", str(entry.size)
+    if entry.plugin:
+        yield "plugin", entry.plugin
+    if entry.library:
+        yield "library", entry.library
