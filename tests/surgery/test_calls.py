@@ -78,3 +78,12 @@ def test_what_is_no_module_is_refused(verb, model):
 def test_a_class_is_refused_with_the_call_that_makes_a_model(verb):
     with pytest.raises(zoo.errors.NotAZooModel, match=r"Linear is a class(.|\n)*next step: Linear\(\) makes one"):
         verb(torch.nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["tracing.split_finder.RunTo", "tracing.stage_proof.SeveralMaps", "tracing.program.ItemOf"],
+)
+def test_pickles_of_before_find_what_a_traced_anatomy_holds(named):
+    module, _, name = f"zoo_core.{named}".rpartition(".")
+    assert pickle.loads(f"c{module}\n{name}\n.".encode()).__name__ == name

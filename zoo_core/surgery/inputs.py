@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
-from zoo_core.surgery.noise import noise
+from zoo_core.surgery.noise import noise, placed
 from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_of_images
 
 if TYPE_CHECKING:
@@ -174,3 +174,11 @@ def _wrong_shape(model: nn.Module, x: Tensor) -> tuple[str, str, str] | None:
         last = x.dim() > 2 and x.shape[-1] == example.shape[1]  # noqa: PLR2004 - a batch of maps
         return f"{example.shape[1]} channels, such as {shown}", f"{[*x.shape]}", "x.movedim(-1, 1)" if last else step
     return None
+
+
+def example_like(body: nn.Module, x: Any) -> Any:
+    """An example input on the device of ``x``: an image, or the values that the model was traced with."""
+    example = metadata_of(body).example
+    if example is None or isinstance(example, Tensor):
+        return example_input(body).to(x)
+    return placed(body, example)

@@ -87,7 +87,7 @@ def load_state(
     if missing or unexpected or problems:
         raise _mismatch(model, source, missing, unexpected, problems)
     new = {*untouched, *(name for name in own if name not in given and _is_replaceable(name, replaceable))}
-    return {**{name: _outcome(name, given, new) for name in own}, **outcomes}
+    return {**{name: _how_filled(name, given, new) for name in own}, **outcomes}
 
 
 def warn_of_nonfinite(model: nn.Module, names: Collection[str], source: str, *, stacklevel: int) -> None:
@@ -179,8 +179,8 @@ def _settled(tensor: Tensor, own: Tensor) -> Tensor:
     return tensor if aligned and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _outcome(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Outcome:
-    """What became of a tensor as a state dict was put into the model, in the words of a receipt."""
+def _how_filled(name: str, given: Mapping[str, Tensor], new: Collection[str]) -> Outcome:
+    """How ``load_state`` has filled a tensor: from the state dict, by the module itself, or not at all."""
     if name in given:
         return "loaded"
     if name in new:

@@ -72,7 +72,7 @@ def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> 
         waiting -= name in staged
         if name in head:
             result[name] = after + 1
-        elif name not in staged and (path := _innermost(name, said)):
+        elif name not in staged and (path := max((each for each in said if under(name, each)), key=len, default="")):
             result[name] = min(said[path], after)
         elif any(under(name, path) for path in anatomy.stem) and name not in staged:
             result[name] = 0
@@ -82,11 +82,6 @@ def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> 
             before = staged.get(name, before if waiting else after)
             result[name] = before
     return result
-
-
-def _innermost(name: str, paths: Collection[str]) -> str:
-    """The longest of some paths of parts that a tensor is in, or is; empty where it is in none."""
-    return max((path for path in paths if under(name, path)), key=len, default="")
 
 
 def in_head(model: nn.Module) -> set[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
+from zoo_core.errors import NotSupported
 from zoo_core.tracing.last_layers import IMAGES
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from zoo_core.tracing.recording import Call, Dataflow, Op
 
     Reads = Mapping["Layout", ItemOf | None]
+    from collections.abc import Sequence
+
+    from zoo_core.contract.anatomy import Anatomy, Stage
+    from zoo_core.tracing.passes import Passes
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _IMAGE_AXES = 4
@@ -304,3 +309,61 @@ def _key_of_map(output: object, value: int) -> tuple[Any, ...]:
     leaves, _ = tree_flatten_with_path(output)
     path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
     return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
+
+
+@dataclass(frozen=True)
+class SeveralMaps:
+    """In the place of what reads the feature map of a stage: forward runs it on several inputs, one after another.
+
+    Attributes:
+        path: The module that gives the maps.
+        count: How many.
+    """
+
+    path: str
+    count: int
+
+    def __call__(self, _model: object, _output: object) -> NoReturn:
+        """Read no map.
+
+        Raises:
+            NotSupported: Always: which of them is meant is not known.
+        """
+        raise NotSupported(
+            f"the stage that ends with {self.path!r} has {self.count} feature maps, and which is meant is not known",
+            cause=f"forward runs {self.path!r} {self.count} times, each time on another input",
+            hint=f"zoo.adopt(model.get_submodule({self.path.partition('.')[0]!r}), example=...), the part that runs so "
+            "often, gives one map for each input; freezing, heads and saving work on the whole",
+        )
+
+
+def with_several_maps(flow: Dataflow, anatomy: Anatomy) -> Anatomy:
+    """The anatomy whose stages have no one feature map where forward runs them on several inputs, as a Siamese does.
+
+    A stage that is run on what it gave itself before has the map that it gave last.
+    """
+    calls: dict[str, list[list[int]]] = {}
+    for call in flow.recording.calls():
+        calls.setdefault(call.path, []).append(call.outputs)
+    stages = []
+    for stage in anatomy.stages:
+        *before, last = calls[stage.output]
+        ancestors = flow.ancestors(last)
+        own = (any(flow.recording.producer.get(value, -1) in ancestors for value in each) for each in before)
+        several = SeveralMaps(stage.output, len(before) + 1)
+        stages.append(stage if all(own) else replace(stage, read=several))
+    return replace(anatomy, stages=tuple(stages))
+
+
+def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str | None:
+    """Which stages' feature maps differ in layout, channels first or last; None where all that are no tokens agree."""
+    found: dict[str, list[str]] = {}
+    outputs = {call.path: call.output for call in passes.evaluated.recording.calls()}
+    for stage in stages:
+        made = stage.map_in(passes.model, outputs[stage.output])
+        result = grid.map_of(made.value)
+        found.setdefault(result.layout if result else "", []).append(stage.output)
+    if not {"NCHW", "NHWC"} <= {*found}:
+        return None
+    named = (f"{', '.join(map(repr, found[layout]))} give {layout}" for layout in ("NCHW", "NHWC"))
+    return f"they end with maps in two layouts: {' and '.join(named)}"

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_iter, tree_map
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import forward_arguments
 from zoo_core.tracing.recording import Dataflow, record
-from zoo_core.utils.duplicate import duplicate, without_values
+from zoo_core.utils.duplicate import duplicate, with_the_same_tensors, without_values
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
@@ -176,12 +176,6 @@ def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = F
         return Dataflow(record(model, *forward_arguments(model, x), as_far=as_far))
 
 
-def with_the_same_tensors(model: nn.Module) -> nn.Module:
-    """A copy for passes that shares every tensor, so that what forward keeps as attributes stays off the model."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return duplicate(model, {id(each): each for each in tensors})
-
-
 def _initialize_lazy(model: nn.Module, x: Any) -> None:
     """Run a first pass, before those that are traced, over a model with lazy layers, which gives them their shapes."""
     if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
@@ -240,3 +234,15 @@ def run(model: nn.Module, x: Any) -> Any:
     """One pass of ``model`` on an example, which may stand for several arguments."""
     args, kwargs = forward_arguments(model, x)
     return model(*args, **kwargs)
+
+
+def same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
+    """The tensor of another pass that is made where ``value`` is in this one; None where that is unclear."""
+    if other is flow:
+        return value
+    calls = {call.path: call for call in other.recording.calls()}
+    for call in flow.recording.calls_that_give(value):
+        if call.path in calls and len(calls[call.path].outputs) == 1:
+            return calls[call.path].outputs[0]
+    same = len(other.recording.shapes) == len(flow.recording.shapes)
+    return value if same else None

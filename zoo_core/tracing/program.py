@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
-from torch.utils._pytree import tree_flatten, tree_iter, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_iter, tree_leaves, tree_map, tree_unflatten
 
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.tracing.recording import Parameter, Ref, Unknown
@@ -412,3 +412,10 @@ def _from_zero(step: Step) -> Step:
         return Size(0, each.axes, each.times) if isinstance(each, Size) else each
 
     return Step(step.run, tree_map(change, step.args), tree_map(change, step.kwargs), Value(0))
+
+
+def has_types(written: Callable[[Any, Any], Any] | None) -> bool:
+    """Whether the steps of a program, or of a chain, hold a dtype or a device, which the model may leave."""
+    steps = [getattr(step, "step", step) for step in getattr(written, "steps", ())]
+    values = tree_leaves([(getattr(step, "args", ()), getattr(step, "kwargs", {})) for step in steps])
+    return any(isinstance(each, torch.dtype | torch.device) for each in values)

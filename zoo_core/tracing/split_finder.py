@@ -14,9 +14,10 @@ from zoo_core.contract.chain import Chain
 from zoo_core.surgery.changed_by_hand import RANDOM
 from zoo_core.surgery.features.split import Backbone, RunTo
 from zoo_core.tracing.last_layers import last_layers
-from zoo_core.tracing.passes import output_of, with_the_same_tensors
-from zoo_core.tracing.program import Item, Untraceable, piece
+from zoo_core.tracing.passes import output_of, same_place
+from zoo_core.tracing.program import Item, Untraceable, has_types, piece
 from zoo_core.tracing.recording import Ref
+from zoo_core.utils.duplicate import with_the_same_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     if reads and classify is not None:
         return replace(anatomy, indivisible=READS)
     features, pool = (None, None) if reads else _front(passes, anatomy, grid, starts)
-    if _has_types(features) or _has_types(pool):
+    if has_types(features) or has_types(pool):
         features, pool = None, None  # they would make tensors of the example's dtype for a model in another
     if features is None and len(starts[0]) > 1:
         return replace(anatomy, indivisible="its heads are given different tensors, and no module gives both")
@@ -72,13 +73,6 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
     if features is None and not is_plain:
         features, pool = RunTo(sites[0].path, before=True, runs=_modules_for(passes.evaluated, starts[0])), Chain()
     return replace(anatomy, features=features, pool=pool, classify=classify)
-
-
-def _has_types(piece: Piece | None) -> bool:
-    """Whether a piece of a split that was written down holds a dtype or a device, which the model may leave."""
-    steps = [getattr(step, "step", step) for step in getattr(piece, "steps", ())]
-    values = tree_leaves([(getattr(step, "args", ()), getattr(step, "kwargs", {})) for step in steps])
-    return any(isinstance(each, torch.dtype | torch.device) for each in values)
 
 
 def _head_inputs(flow: Dataflow, sites: Sequence[Head]) -> list[int]:
@@ -126,7 +120,7 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
             continue
         if made < until - 1 and all(call.path != last for call in flow.recording.calls_that_give(value)):
             break  # before the last stage, which gives several tensors
-        places = [_same_place(flow, other, value) for other in passes.flows]
+        places = [same_place(flow, other, value) for other in passes.flows]
         if any(place is None for place in places):
             continue
         cut: list[int] = [place for place in places if place is not None]
@@ -169,18 +163,6 @@ def _modules_for(flow: Dataflow, values: list[int]) -> tuple[str, ...]:
     """Paths of the modules by which tensors are computed, where a split runs forward itself to make them."""
     ops = flow.recording.ops
     return tuple(dict.fromkeys(path for number in sorted(flow.ancestors(values)) for path in ops[number].modules))
-
-
-def _same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:
-    """The tensor of another pass that is made where ``value`` is, so that forward is split alike in both."""
-    if other is flow:
-        return value
-    calls = {call.path: call for call in other.recording.calls()}
-    for call in flow.recording.calls_that_give(value):
-        if call.path in calls and len(calls[call.path].outputs) == 1:
-            return calls[call.path].outputs[0]
-    same = len(other.recording.shapes) == len(flow.recording.shapes)
-    return value if same else None
 
 
 def proven(model: nn.Module, anatomy: Anatomy, example: Any) -> Anatomy:

@@ -14,9 +14,8 @@ from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.depths import with_depths
-from zoo_core.tracing.feature_maps import gives_part, reads_of
+from zoo_core.tracing.feature_maps import gives_part, in_two_layouts, reads_of
 from zoo_core.tracing.recording import Ref
-from zoo_core.tracing.stage_proof import in_two_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from zoo_core.errors import NotSupported
+from zoo_core.tracing.feature_maps import (
+    SeveralMaps,  # noqa: F401 - pickles of before name it here
+    in_two_layouts,
+)
 from zoo_core.tracing.last_layers import VECTORS
 
 if TYPE_CHECKING:
@@ -39,64 +41,6 @@ def unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers, 
         where = "run beside or after the last stage"
         return f"layers that work on maps or tokens {where} ({count} of them); stages= names them"
     return None
-
-
-@dataclass(frozen=True)
-class SeveralMaps:
-    """In the place of what reads the map of a traced stage: forward runs it on several inputs, one after another.
-
-    Attributes:
-        path: The module that gives the maps.
-        count: How many.
-    """
-
-    path: str
-    count: int
-
-    def __call__(self, _model: object, _output: object) -> NoReturn:
-        """Read no map.
-
-        Raises:
-            NotSupported: Always: which of them is meant is not known.
-        """
-        raise NotSupported(
-            f"the stage that ends with {self.path!r} has {self.count} feature maps, and which is meant is not known",
-            cause=f"forward runs {self.path!r} {self.count} times, each time on another input",
-            hint=f"zoo.adopt(model.get_submodule({self.path.partition('.')[0]!r}), example=...), the part that runs so "
-            "often, gives one map for each input; freezing, heads and saving work on the whole",
-        )
-
-
-def with_several_maps(flow: Dataflow, anatomy: Anatomy) -> Anatomy:
-    """The traced anatomy whose stages read no map where forward runs them on several inputs, as in a Siamese network.
-
-    A stage that is run on what it gave itself before has the map that it gave last.
-    """
-    calls: dict[str, list[list[int]]] = {}
-    for call in flow.recording.calls():
-        calls.setdefault(call.path, []).append(call.outputs)
-    stages = []
-    for stage in anatomy.stages:
-        *before, last = calls[stage.output]
-        ancestors = flow.ancestors(last)
-        own = (any(flow.recording.producer.get(value, -1) in ancestors for value in each) for each in before)
-        several = SeveralMaps(stage.output, len(before) + 1)
-        stages.append(stage if all(own) else replace(stage, read=several))
-    return replace(anatomy, stages=tuple(stages))
-
-
-def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str | None:
-    """Which stages' maps do not lie alike, channels first or last; None where all that are no tokens agree."""
-    found: dict[str, list[str]] = {}
-    outputs = {call.path: call.output for call in passes.evaluated.recording.calls()}
-    for stage in stages:
-        made = stage.map_in(passes.model, outputs[stage.output])
-        result = grid.map_of(made.value)
-        found.setdefault(result.layout if result else "", []).append(stage.output)
-    if not {"NCHW", "NHWC"} <= {*found}:
-        return None
-    named = (f"{', '.join(map(repr, found[layout]))} give {layout}" for layout in ("NCHW", "NHWC"))
-    return f"they end with maps in two layouts: {' and '.join(named)}"
 
 
 def _unseen_images(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:

@@ -13,13 +13,13 @@ from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy
 from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.tracing.detectors import INDIVISIBLE
-from zoo_core.tracing.feature_maps import Grid
+from zoo_core.tracing.feature_maps import Grid, with_several_maps
 from zoo_core.tracing.head_finder import NoHead, can_be_head, find_heads
 from zoo_core.tracing.last_layers import Layers
 from zoo_core.tracing.passes import record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import with_stages
-from zoo_core.tracing.stage_proof import unproven_stages, with_several_maps
+from zoo_core.tracing.stage_proof import unproven_stages
 from zoo_core.tracing.stem_finder import channel_counts, find_stem, numbers_per_channel
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.compiled import without_compiled

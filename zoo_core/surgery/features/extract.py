@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.features.forward import Variant, run_on, variant, without
 from zoo_core.surgery.features.twin import REBINDING, Absent, replaced
-from zoo_core.surgery.inputs import example_input, naming_wrong_input
+from zoo_core.surgery.inputs import example_like, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
-from zoo_core.surgery.noise import placed
 from zoo_core.surgery.select import copies_of
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
@@ -247,18 +246,10 @@ def _ends_after_features(run: Callable[[Any, Any], Any], body: nn.Module, x: Any
             return False
         try:
             with inferring(body):
-                run(body, _example_like(body, x))
+                run(body, example_like(body, x))
         except Exception as other:  # noqa: BLE001 - whatever a library raises where its layers are gone
             _CUT_SHORT[body] = _place_of(other)
     return _CUT_SHORT.get(body) == place
-
-
-def _example_like(body: nn.Module, x: Any) -> Any:
-    """What the model is made for, to extract features of: an image, or the values that it was traced with."""
-    example = metadata_of(body).example
-    if example is None or isinstance(example, Tensor):
-        return example_input(body).to(x)
-    return placed(body, example)
 
 
 def _place_of(error: Exception) -> tuple[type, str, int]:
