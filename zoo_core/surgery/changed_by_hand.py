@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.features.forward import entered, left, run_on
+from zoo_core.surgery.features.forward import run_on, with_hooks, with_pre_hooks
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
@@ -289,9 +289,9 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
         except Exception:  # noqa: BLE001 - it takes something else than an image
             return anatomy
         try:
-            pooled = (anatomy.pool or Chain())(model, features(model, entered(model, x)))
+            pooled = (anatomy.pool or Chain())(model, features(model, with_pre_hooks(model, x)))
             result = (anatomy.classify or Chain(main.path))(model, pooled)
-            result = left(model, pooled, result) if anatomy.scores is None else result
+            result = with_hooks(model, pooled, result) if anatomy.scores is None else result
         except Exception as error:
             raise gone(model, main.path) from error
     site = _taking(main, pooled) if has_nothing_to_score_with(model.get_submodule(main.path)) else main
@@ -345,9 +345,9 @@ def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:
     """What the parts of a model give, one after another, to see whether its anatomy still holds."""
     if anatomy.features is None or anatomy.main is None:
         raise gone(model, "")
-    pooled = (anatomy.pool or Chain())(model, anatomy.features(model, entered(model, x)))
+    pooled = (anatomy.pool or Chain())(model, anatomy.features(model, with_pre_hooks(model, x)))
     result = (anatomy.classify or Chain(anatomy.main.path))(model, pooled)
-    return left(model, pooled, result) if anatomy.scores is None else result
+    return with_hooks(model, pooled, result) if anatomy.scores is None else result
 
 
 def _cannot_run(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import module_path, names_to_extract, recorded, tapped
-from zoo_core.surgery.features.forward import entered, without_hooks
+from zoo_core.surgery.features.forward import with_pre_hooks, without_hooks
 from zoo_core.surgery.features.twin import hooked, own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
@@ -308,7 +308,7 @@ class Encoder(nn.Module):
         """
         paths = [place.path for place in self._places if place.path]
         try:
-            _, outputs = recorded(self._run, self.body, entered(self.body, x), paths)
+            _, outputs = recorded(self._run, self.body, with_pre_hooks(self.body, x), paths)
         except FAILING as error:
             named = None if torch.compiler.is_compiling() else wrong_input(self.body, x, "the encoder", error)
             if named is None:

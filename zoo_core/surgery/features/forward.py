@@ -191,7 +191,7 @@ def _library_forward(model: nn.Module) -> Callable[..., Any]:
     return own or MethodType(library_class(type(model)).forward, model)
 
 
-def entered(model: nn.Module, x: Any) -> Any:
+def with_pre_hooks(model: nn.Module, x: Any) -> Any:
     """What the forward pre-hooks of ``model`` itself make of ``x``, for a piece of its forward that starts with it.
 
     Those of FSDP are left out: they come in pairs with hooks after the forward.
@@ -207,7 +207,7 @@ def entered(model: nn.Module, x: Any) -> Any:
     return forward_input(model, args, kwargs)
 
 
-def left(model: nn.Module, pooled: Any, result: Any) -> Any:
+def with_hooks(model: nn.Module, pooled: Any, result: Any) -> Any:
     """What the forward hooks of ``model`` itself make of ``result``, for a piece of its forward that ends with it.
 
     Their arguments are ``pooled``, since the images are not at hand there.

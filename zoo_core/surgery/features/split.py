@@ -13,11 +13,11 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.changed_by_hand import OWN_FORWARD
 from zoo_core.surgery.features.forward import (
     Variant,
-    entered,
     forward_input,
-    left,
     restore_forward,
     variant,
+    with_hooks,
+    with_pre_hooks,
     without_hooks,
 )
 from zoo_core.surgery.features.twin import REBINDING, Absent, hooked, is_bound, pruned, replaced
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
 
     def features(self, *args: Any, **kwargs: Any) -> Tensor:
         """Images to the last feature map, or tokens."""
-        x = entered(self.body, forward_input(self.body, args, kwargs))
+        x = with_pre_hooks(self.body, forward_input(self.body, args, kwargs))
         if self.anatomy.features is None:
             result: Tensor = self.anatomy.scores_in(without_hooks(self.body, x))
         else:
@@ -98,7 +98,7 @@ class Classifier(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """What the head sites are given to scores."""
         scores = self.classify(self.body, pooled)
-        return left(self.body, pooled, scores) if self.ends else scores
+        return with_hooks(self.body, pooled, scores) if self.ends else scores
 
 
 class _NotCalled(NotSupported, AttributeError):
