@@ -100,7 +100,7 @@ def _last_layers_before(model: nn.Module, flow: Dataflow, found: Layers) -> Laye
             found.averaged = found.averaged or op.name in {"div", "truediv", "mean", "mul", "rmul"}
             todo += flow.moving(op)
         else:
-            for path in _behind(model, flow, op):
+            for path in _last_layers_before_op(model, flow, op):
                 found.reasons[path] = f"forward calls {op.name or 'a hidden function'} with what it gives"
     return found
 
@@ -137,8 +137,8 @@ def _more_than_a_layer(model: nn.Module, flow: Dataflow, path: str) -> str | Non
     return f"it is a {kind.__name__}, which calls {more} beside what a Linear or a convolution does" if more else None
 
 
-def _behind(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
-    """Paths of the layers before an op that scores do not pass: what the user may have meant as the head."""
+def _last_layers_before_op(model: nn.Module, flow: Dataflow, op: Op) -> list[str]:
+    """Paths of the last layers before an op that scores do not pass: what the user may have meant as the head."""
     result, todo, seen = [], flow.moving(op), set[int]()
     while todo and len(seen) < _FAR:
         number = flow.recording.producer.get(todo.pop())

@@ -44,7 +44,7 @@ def unproven_stages(passes: Passes, grid: Grid, anatomy: Anatomy, main: Layers, 
 
 
 def _unseen_images(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> set[int]:
-    """The images of a traced input that do not lead to the last stage, however often that runs."""
+    """The images that refute traced stages: they do not lead to the last one, however often that runs."""
     recording = passes.evaluated.recording
     images = {value for value in recording.inputs if len(recording.shapes[value]) == grid.axes}
     made = [value for call in recording.calls() if call.path == stages[-1].output for value in call.outputs]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one run of a module shows of it.
+    """What :func:`zoo_core.trace` finds of a module, and what it cannot prove.
 
     Attributes:
         anatomy: All that was proven.
@@ -130,7 +130,7 @@ def trace(
 def anatomy_for(
     member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
 ) -> Anatomy:
-    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or else by a trace.
+    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or else by ``trace``.
 
     Args:
         member: Its family.

@@ -179,16 +179,6 @@ def check_sites(sites: tuple[Head, ...], anatomy: Anatomy) -> None:
         raise NotSupported("this model cannot return a dict of scores", cause=anatomy.indivisible, hint=_ONE_HEAD)
 
 
-def check_embeds(sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where the head, or one of several heads, cannot be None and give embeddings."""
-    if any(site.role in {"box", "mask", "level"} or site.per_class != 1 for site in sites):
-        raise NotSupported(
-            "a detector without its head has no output",
-            cause="its own forward turns what its head sites give into boxes",
-            hint="zoo.features(model, x) gives the feature maps of its stages",
-        )
-
-
 def classify_each(anatomy: Anatomy, sites: tuple[Head, ...], heads: Mapping[str, object]) -> PerHead | EachHead | None:
     """The step after the head sites for a multi-head model, run once for each head; None where nothing follows them."""
     after = one_head(anatomy)

@@ -21,7 +21,6 @@ from zoo_core.surgery.features.twin import Absent, replaced
 from zoo_core.surgery.head.fit import HeadLike, fitted, made_for
 from zoo_core.surgery.head.mlp import MLPHead, check_output, scores_only, with_output
 from zoo_core.surgery.head.multi_head import (
-    check_embeds,
     check_names,
     check_sites,
     check_unbranched,
@@ -186,8 +185,7 @@ def swap_head(
 def _check_possible(model: nn.Module, anatomy: Anatomy, sites: tuple[Head, ...], head: HeadLike) -> None:
     """Raise where a swap cannot give the model no head, several, or one beside its branches, whatever the sizes are."""
     if head is None:
-        check_embeds(sites)
-        _check_runs_without(model, sites)
+        _check_embeds(model, sites)
     check_unbranched(metadata_of(model), sites[0].path)
     if isinstance(head, Mapping):
         check_names(head)
@@ -296,8 +294,14 @@ def _on_the_map(model: nn.Module, input_size: Sequence[int] | None) -> _Place:
     return _Place(replace(anatomy, heads=(site,), pool=None, classify=None), (site,), shape, gone)
 
 
-def _check_runs_without(model: nn.Module, sites: tuple[Head, ...]) -> None:
-    """Raise NotSupported where ``swap_head`` for no head leaves features of several sites to add up that differ."""
+def _check_embeds(model: nn.Module, sites: tuple[Head, ...]) -> None:
+    """Raise NotSupported where ``swap_head`` for no head leaves nothing to return, or features that do not add up."""
+    if any(site.role in {"box", "mask", "level"} or site.per_class != 1 for site in sites):
+        raise NotSupported(
+            "a detector without its head has no output",
+            cause="its own forward turns what its head sites give into boxes",
+            hint="zoo.features(model, x) gives the feature maps of its stages",
+        )
     if all(site.role != "summed" for site in sites):
         return
     twin = replaced(model, {site.path: nn.Identity() for site in sites})
