@@ -91,7 +91,7 @@ def _refuse_layers_after(model: nn.Module, anatomy: Anatomy, changed: set[str]) 
 
 
 def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
-    """The anatomy, or the one that holds now that a classifier is a Sequential of other layers than it names.
+    """The anatomy, or the one that holds now that a classifier was put in by hand, a Sequential of other layers.
 
     A forward calls it as a whole, so that all its layers run, and the last one with a width is the head.
 
@@ -203,7 +203,7 @@ def _amended(model: nn.Module, old: Anatomy, changed: set[str]) -> Anatomy:
 
 
 def _with_site(model: nn.Module, anatomy: Anatomy, head: Head, path: str) -> Anatomy:
-    """The anatomy of a changed model whose head site is a module around the old one, with all that came before it."""
+    """The anatomy of a model changed by hand whose head is a module around the old site, with all that came before."""
     site = measured_head(model, replace(head, path=path))
     heads = tuple(site if each.path == head.path else each for each in anatomy.heads)
     pool = anatomy.pool
@@ -342,7 +342,7 @@ def with_own_forward(
 
 
 def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:
-    """What the parts of a model give, one after another, to see whether its anatomy still holds."""
+    """What the parts of a model changed by hand give, one after another, to see whether its anatomy still holds."""
     if anatomy.features is None or anatomy.main is None:
         raise gone(model, "")
     pooled = (anatomy.pool or Chain())(model, anatomy.features(model, with_pre_hooks(model, x)))
@@ -351,12 +351,12 @@ def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:
 
 
 def _cannot_run(model: nn.Module) -> bool:
-    """Whether no run can show if an anatomy still holds: there are no values here, or only shards of them."""
+    """Whether no run can show what a change by hand has done: there are no values here, or only shards of them."""
     return any(each.is_meta or hasattr(each, "device_mesh") for each in model.parameters())
 
 
 def _taking(site: Head, pooled: Any) -> Head:
-    """An empty head site of a model changed by hand, as its anatomy has to have it by what it is given now."""
+    """An empty head site of a model changed by hand, with the kind and the width of what it is given now."""
     if not isinstance(pooled, torch.Tensor) or _takes(site, pooled):
         return site
     kinds: dict[int, _Kind] = {3: "conv1d", 4: "conv", 5: "conv3d"}
@@ -365,13 +365,14 @@ def _taking(site: Head, pooled: Any) -> Head:
 
 
 def _takes(site: Head, pooled: Any) -> bool:
-    """Whether the anatomy's head site still takes what it is given: its number of features, on the axis for them."""
+    """Whether the head site of a model changed by hand still takes what it is given: its features, on their axis."""
     if not isinstance(pooled, torch.Tensor):
         return True
     return pooled.shape[-1 if site.kind == "linear" else 1] == site.in_features
 
 
 def _alike(one: Any, other: Any) -> bool:
+    """Whether the parts of a model changed by hand give what the whole gives, as near as floats are."""
     first, second = tree_leaves(one), tree_leaves(other)
     return len(first) == len(second) and all(
         a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)

@@ -396,6 +396,7 @@ def with_more_classes(model: nn.Module, sites: Sequence[Head]) -> Iterator[None]
 
 
 def _set_numbers(model: nn.Module, numbers: Mapping[str, int]) -> None:
+    """Write the numbers of classes of heads to prove to the attributes that hold them."""
     for path, number in numbers.items():
         set_attribute(model, path, number)
 

@@ -184,6 +184,7 @@ def _initialize_lazy(model: nn.Module, x: Any) -> None:
 
 
 def _placed(x: Any, model: nn.Module) -> Any:
+    """The input of a pass on the device of the model."""
     like = next(model.parameters(), None)
     return x if like is None else tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, x)
 
