@@ -24,7 +24,7 @@ def two_tokens(model: Any, tokens: Tensor) -> Tensor:
 
 
 def image_and_patches(model: VOLO, tokens: Tensor) -> Tensor:
-    """What the two heads of timm's VOLO are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
+    """What the two combined heads of VOLO are given, ``[N, 1 + patches, C]``: the image, and then its patches."""
     image: Tensor = model.forward_head(tokens, pre_logits=True)
     return torch.cat([image[:, None], model.head_drop(tokens)[:, 1:]], dim=1)
 
