@@ -81,7 +81,7 @@ def _numpy(name: str, **values: Any) -> Any:
 
 
 def _umask() -> int:
-    """The permissions that new files of the whole process lack; the system says them only while it sets others."""
+    """The umask of the whole process, to compare it around a plugin's code; the system gives it only for another."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -32,7 +32,7 @@ _AUXILIARY = 0.3
 
 
 class LabelPrecision(MultilabelAveragePrecision):
-    """The score of the module ``FineTune`` on several labels an image: mean average precision of those that occur.
+    """What ``FineTune`` logs as its score on several labels an image: mean average precision of those that occur.
 
     torchmetrics counts the others as 0.
 

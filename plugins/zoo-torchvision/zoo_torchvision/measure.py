@@ -96,7 +96,7 @@ def channels(module: nn.Module) -> int:
 
 
 def first_convolution(model: nn.Module) -> tuple[str, ...]:
-    """Look for the first convolution in a torchvision model: its path, the stem of every model that has one.
+    """Measure which convolution of a torchvision model is first: its path, the stem of every model that has one.
 
     Example:
         >>> first_convolution(nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3)))
