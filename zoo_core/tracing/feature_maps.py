@@ -15,15 +15,13 @@ from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    from zoo_core.tracing.recording import Call, Dataflow, Op
-
-    Reads = Mapping["Layout", ItemOf | None]
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from zoo_core.contract.anatomy import Anatomy, Stage
     from zoo_core.tracing.passes import Passes
+    from zoo_core.tracing.recording import Call, Dataflow, Op
+
+    Reads = Mapping["Layout", ItemOf | None]
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _IMAGE_AXES = 4

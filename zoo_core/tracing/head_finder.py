@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from zoo_core.tracing.recording import Dataflow
 
 
+_CLASS_COUNTS = frozenset(
+    {"num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclass", "num_labels", "n_labels"}
+)
+MORE = 7
+"""Classes that a head is given more of to see what changes."""
 _ALIKE = 4
 """Ops by which the ways to two sites may differ and still be of one depth."""
 _AUXILIARY = 8
@@ -267,15 +272,6 @@ def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[He
                 if path not in known and head.num_classes == sites[0].num_classes and last and path in ends:
                     aux[path] = head
     return [*aux.values()]
-
-
-_CLASS_COUNTS = frozenset(
-    {"num_classes", "n_classes", "nb_classes", "num_class", "n_class", "nclass", "num_labels", "n_labels"}
-)
-
-
-MORE = 7
-"""Classes that a head is given more of to see what changes."""
 
 
 class NoHead(Exception):

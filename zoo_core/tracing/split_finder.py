@@ -18,6 +18,8 @@ from zoo_core.tracing.passes import output_of, same_place
 from zoo_core.tracing.program import Item, Untraceable, has_types, piece
 from zoo_core.tracing.recording import Ref
 from zoo_core.utils.duplicate import with_the_same_tensors
+from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -216,27 +218,14 @@ def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
     """Whether the pieces of the split together give what forward gives, bit for bit."""
     if anatomy.indivisible or anatomy.main is None:
         return False
-    path = anatomy.main.path
-
-    def parts(_: nn.Module, given: Any) -> Any:
-        backbone = Backbone(model, anatomy)
-        head = anatomy.classify or Chain(path)
-        return head(model, backbone(given))
-
+    head = anatomy.classify or Chain(anatomy.main.path)
     try:
         whole = anatomy.scores_in(output_of(model, x))
-        return same(_run_piece(model, parts, x), whole)
+        with torch.no_grad(), evaluating(model), MetaShapes():
+            scores = head(model, Backbone(model, anatomy)(x))
+        return same(scores, whole)
     except Exception:  # noqa: BLE001 - the model's own code; what fails is not proven
         return False
-
-
-def _run_piece(model: nn.Module, run: Piece, x: Any) -> Any:
-    """Output of a piece of a split that was found, in eval mode and without gradients, for its proof."""
-    from zoo_core.utils.eval_mode import evaluating
-    from zoo_core.utils.meta_shapes import MetaShapes
-
-    with torch.no_grad(), evaluating(model), MetaShapes():
-        return run(model, x)
 
 
 def same(one: Any, other: Any) -> bool:

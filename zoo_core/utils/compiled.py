@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -26,8 +26,6 @@ from zoo_core.utils.eval_mode import evaluating
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.surgery.features.twin import Hook
 
