@@ -15,21 +15,11 @@ from support.random_numbers import WithoutRandomNumbers
 TransformImage = importlib.import_module("pretrainedmodels.utils").TransformImage
 CARDS = {card.name: card for card in cards()}
 
-LIGHT = {
-    # One of each layout that runs within a second or two.
-    "alexnet",
-    "bninception",
-    "densenet121",
-    "dpn68",
-    "dpn68b",
-    "inceptionv3",
-    "nasnetamobile",
-    "resnet18",
-    "se_resnet50",
-    "squeezenet1_1",
-    "vgg11_bn",
-    "xception",
-}
+LIGHT = {"alexnet", "dpn68b", "nasnetamobile", "resnet18", "squeezenet1_1"}
+"""Layouts that run within half a second."""
+
+ONE_OF_EACH = LIGHT | {"bninception", "densenet121", "dpn68", "inceptionv3", "se_resnet50", "vgg11_bn", "xception"}
+"""The other layouts, which take a second or two."""
 
 DEEPER = {
     # The layout of another one of the list with more of the same blocks.
@@ -41,12 +31,18 @@ every_model = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.sweep) if name in DEEPER else name for name in CARDS]
 )
 models_that_run = pytest.mark.parametrize(
-    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.full) for name in CARDS]
+    "name",
+    [
+        name
+        if name in LIGHT
+        else pytest.param(name, marks=pytest.mark.sweep if name in ONE_OF_EACH else pytest.mark.full)
+        for name in CARDS
+    ],
 )
-LARGE = pytest.param("vgg11_bn", marks=pytest.mark.full)  # half a gigabyte to copy
 MENDED = (
-    *("alexnet", "densenet121", "inceptionv3", "resnet18", "squeezenet1_1", LARGE),
-    *("bninception", "dpn68", "fbresnet152"),
+    *("alexnet", "inceptionv3", "resnet18", "squeezenet1_1"),
+    *(pytest.param(name, marks=pytest.mark.sweep) for name in ("bninception", "densenet121", "dpn68", "fbresnet152")),
+    pytest.param("vgg11_bn", marks=pytest.mark.full),  # half a gigabyte to copy
 )
 
 

@@ -50,12 +50,12 @@ def _parameters(tasks):
 
 
 @lru_cache(maxsize=1)
-def _built(name):
+def _built(name, depth):
     torch.set_num_threads(1)
     gc.collect()  # models whose forward was put together anew hold themselves, and large ones fill the memory
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a library says of its own constructor is not under test here
-        model = zoo.get(name, weights=None, seed=0).eval()
+        model = zoo.get(name, weights=None, seed=0, options=depth and {"depth": depth}).eval()
     card = zoo.info(name)
     for x in _inputs(card):
         try:
@@ -69,9 +69,12 @@ def _built(name):
     raise AssertionError(name)
 
 
-def model_under_test(name):
-    """An untrained model of that name in eval mode, and the arguments of its forward: a batch of two, and small."""
-    model, x = _built(name)
+def model_under_test(name, depth=None):
+    """An untrained model of that name in eval mode, and the arguments of its forward: a batch of two, and small.
+
+    A transformer may have fewer blocks, where these are not what is looked at.
+    """
+    model, x = _built(name, depth)
     return copy.deepcopy(model), copy.deepcopy(x)
 
 

@@ -22,6 +22,12 @@ MODELS = {
     "frames": "torchvision/mc3_18",
     "two images": "torchvision/raft_small",
 }
+DEPTH = {
+    "timm/crossvit_9_240": ((1, 1, 0),) * 3,
+    "timm/naflexvit_base_patch16_parfac_gap": 2,
+    "timm/tnt_s_legacy_patch16_224": 2,
+}
+"""As many blocks as show that an image arrives: what they do to it is not looked at here."""
 CHANNELS = 4
 LOUD = 1e3
 """What an untrained EfficientNet hears too."""
@@ -37,7 +43,7 @@ def name(request):
 @pytest.fixture
 def model_and_x(name):
     """An untrained model, and the arguments of its forward."""
-    return model_under_test(name)
+    return model_under_test(name, DEPTH.get(name))
 
 
 def seen(model, x):
