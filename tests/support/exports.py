@@ -35,9 +35,10 @@ FEWER_BLOCKS = {
         "use_post_norm": True,
         "use_post_norm_in_modulation": True,
     },
-    "timm/gemma4_vit_167m": {"depth": 2},
-    "timm/gemma4_vit_167m_enc": {"depth": 2},
+    "timm/gemma4_vit_167m": {"depth": 2, "position_embedding_size": 256},  # a matrix of images times positions
+    "timm/gemma4_vit_167m_enc": {"depth": 2, "position_embedding_size": 256},
     "timm/mobilenetv5_300m": {"channel_multiplier": 0.25},
+    "timm/mobilenetv5_base": {"channel_multiplier": 0.25},
     "timm/mobilenetv5_300m_enc": {"channel_multiplier": 0.25},
     "timm/naflexvit_base_patch16_parfac_gap": {"depth": 2},
     "timm/naflexvit_base_patch16_siglip": {"depth": 2},
@@ -45,6 +46,7 @@ FEWER_BLOCKS = {
     "timm/qwen3_vit_88m_enc": {"depth": 2},
     "timm/samvit_base_patch16": {"depth": 2, "global_attn_indexes": (1,)},
     "timm/samvit_base_patch16_224": {"depth": 2},
+    "timm/vit_small_patch8_224": {"depth": 2},
 }
 """Options of kinds whose smallest model is large: as many blocks, or as wide, as show what each of them does."""
 NARROWER = {"timm/focalnet_huge_fl4": "timm/focalnet_tiny_srf"}
