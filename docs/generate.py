@@ -30,9 +30,9 @@ ROOMS = {
     "inspect": "Looking inside",
     "embedding": "Features of many images",
     "exporting": "Export",
-    "sharing": "Sharing",
-    "recipe": "Saving",
+    "recipe": "Saving and sharing",
     "contract": "Records",
+    "plugin": "Plugins",
     "errors": "Errors",
 }
 """The rooms of ``zoo_core`` as headings; a public name stands under the room that it is imported from."""

@@ -21,7 +21,7 @@ FLOORS = [
     {"surgery"},
     {"tracing", "images", "build"},
     {"recipe"},
-    {"inspect", "prediction", "embedding", "exporting", "sharing"},
+    {"inspect", "prediction", "embedding", "exporting"},
     {"testing", "plugin"},
     {"cli", "__main__"},
 ]

@@ -24,8 +24,8 @@ import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import DigestMismatch, FetchError, Offline, UnknownFamily, Unreadable, UsageError
 from zoo_core.recipe.folder import outline_of, read_recipe
-from zoo_core.sharing.model_card import model_card
-from zoo_core.sharing.timm_config import timm_config
+from zoo_core.recipe.model_card import model_card
+from zoo_core.recipe.timm_config import timm_config
 from zoo_core.weights import Cache
 from zoo_core.weights.hub_folder import lock_entry
 from zoo_core.weights.trust.lock import write_lock
@@ -306,7 +306,7 @@ def test_a_timm_model_may_have_no_input_size(monkeypatch, tmp_path):
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": None}
         return model
 
-    monkeypatch.setattr("zoo_core.sharing.timm_config.get", get)
+    monkeypatch.setattr("zoo_core.recipe.timm_config.get", get)
     folder = zoo.save(zoo.get("timm/test_resnet", weights=None), tmp_path / "save")
     recipe = read_recipe(folder / "recipe.json")
     config = timm_config(recipe, folder / recipe.tensors["file"])

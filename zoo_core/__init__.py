@@ -10,21 +10,8 @@ import sys
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and any(word.startswith("zoo_core") for word in sys.orig_argv):
     del sys.path[0]  # `python -m zoo_core` would import whatever a file in the current folder is called
 
-from typing import Any
-
 import lazy_loader
 
 __version__ = "0.1.0"
 
-_of_users, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        return _of_users(name)
-    except AttributeError:
-        from zoo_core import plugin  # what authors import from there was once here
-
-        if name not in plugin.__all__:
-            raise
-        return getattr(plugin, name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

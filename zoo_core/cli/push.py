@@ -19,6 +19,6 @@ def push(folder: Path, to: str, *, private: bool | None) -> None:
     \b
     zoo push flowers/ hf://me/flowers
     """
-    from zoo_core.sharing.push import push as run
+    from zoo_core.recipe.push import push as run
 
     echo(run(folder, to, private=private))

@@ -6,7 +6,7 @@ import base64
 from html import escape
 from io import BytesIO
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 from torchvision.transforms import v2
@@ -14,12 +14,11 @@ from torchvision.transforms import v2
 from zoo_lightning.module import METRIC
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
     from zoo_lightning.data import ImageData
-    from zoo_lightning.tasks import AnyEvaluation
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -48,13 +47,28 @@ _COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
 _WIDTH, _HEIGHT, _MARGIN = 420, 220, 34
 
 
+class Evaluation(Protocol):
+    """What a report shows of a trained model: how it does on the validation images, as its task is evaluated."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its metrics by name."""
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The metric that says most, and its value."""
+
+    def sections(self, data: ImageData) -> Iterator[str]:
+        """The parts of the page about it, as HTML."""
+
+
 def write_report(
     *,
     title: str,
     data: ImageData,
     model: nn.Module,
     history: Sequence[Mapping[str, float]],
-    evaluation: AnyEvaluation,
+    evaluation: Evaluation,
     settings: Mapping[str, object],
 ) -> str:
     """The report on a run: one self-contained HTML page.

@@ -12,27 +12,25 @@ from torchvision.models import segmentation
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.augment import sides_of
-from zoo_lightning.classify import ClassifierEvaluation, evaluate_classifier
+from zoo_lightning.classify import evaluate_classifier
 from zoo_lightning.data import DATA_OF
 from zoo_lightning.data_loaders import collate_for, val_batch
 from zoo_lightning.detect import (
     DETECTORS,
-    DetectionEvaluation,
     FineTuneDetector,
     evaluate_detector,
     parts_of,
     require_masks,
 )
 from zoo_lightning.module import FineTune
-from zoo_lightning.segment import FineTuneSegmenter, SegmentationEvaluation, evaluate_segmenter
+from zoo_lightning.segment import FineTuneSegmenter, evaluate_segmenter
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
     from zoo_lightning.data import ImageData
-
-AnyEvaluation = ClassifierEvaluation | DetectionEvaluation | SegmentationEvaluation
+    from zoo_lightning.report import Evaluation
 
 _MODULES: dict[str, type[FineTune]] = {
     "classification": FineTune,
@@ -139,7 +137,7 @@ def module_for(model: nn.Module, data: ImageData, **options: Any) -> FineTune:
 
 def evaluation_of(
     module: FineTune, dataset: Dataset[Any], data: ImageData, *, batch_size: int, workers: int
-) -> AnyEvaluation:
+) -> Evaluation:
     """Evaluate the model of a run on the validation images, as models of its task are."""
     batches: DataLoader[Any] = DataLoader(
         dataset, batch_size=val_batch(data.task, batch_size), num_workers=workers, collate_fn=collate_for(data.task)

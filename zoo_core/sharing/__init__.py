@@ -1,1 +1,0 @@
-"""Saved models on the Hugging Face hub."""
