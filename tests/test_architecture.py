@@ -74,8 +74,9 @@ def test_every_room_has_a_floor():
     assert rooms <= {name for floor in FLOORS for name in floor}
 
 
-def test_the_core_has_no_circle_of_imports_wherever_they_stand():
-    graph = {name_of(path): modules_imported(path) - {name_of(path)} for path in modules()}
+@pytest.mark.parametrize("package", [CORE, *sorted((ROOT / "plugins").glob("*/zoo_*"))], ids=lambda path: path.name)
+def test_a_package_has_no_circle_of_imports_wherever_they_stand(package):
+    graph = {dotted(path, package): modules_imported(path, package) for path in package.rglob("*.py")}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
@@ -90,18 +91,20 @@ def test_the_core_has_no_circle_of_imports_wherever_they_stand():
         visit(module, ())
 
 
-def modules_imported(path: Path) -> set[str]:
-    """The modules that a file imports, in functions and for type checking too; packages stand for themselves."""
+def dotted(path: Path, package: Path) -> str:
+    return ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules_imported(path: Path, package: Path) -> set[str]:
+    """The modules that a file imports of its package, in functions and for type checking too; packages as such."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("zoo_core"):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package.name:
             for alias in node.names:
                 module = f"{node.module}.{alias.name}"
-                is_module = (ROOT / Path(*module.split("."))).with_suffix(".py").exists() or (
-                    ROOT / Path(*module.split("."))
-                ).is_dir()
-                found.add(module if is_module else node.module)
-    return found - {"zoo_core"}
+                place = package.parent / Path(*module.split("."))
+                found.add(module if place.with_suffix(".py").exists() or place.is_dir() else node.module)
+    return found - {package.name, dotted(path, package)}
 
 
 PLUGINS = [path for path in sorted((ROOT / "plugins").glob("*/zoo_*/**/*.py")) if "tests" not in path.parts]
