@@ -30,6 +30,16 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_1():
     assert answer.stderr == "zoo: the output could not be written: No space left on device\n"
 
 
+def test_an_error_of_a_file_is_not_called_one_of_the_output(tmp_path):
+    directory = tmp_path / "file"
+    directory.touch()
+    answer = zoo("plugin", "new", "acme", "--directory", str(directory / "in"), capture_output=True)
+    assert answer.returncode == 1
+    assert "Not a directory" in answer.stderr
+    assert "output" not in answer.stderr
+    assert "check the path" in answer.stderr
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
 def test_output_that_was_closed_is_lost_with_exit_code_1():
     command = f"{sys.executable} -m zoo_core {' '.join(SHOWN)} >&-"

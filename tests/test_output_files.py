@@ -97,6 +97,29 @@ def test_a_device_is_written_to_and_stays_what_it_is(tmp_path):
         assert out == tmp_path / "pipe"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        zoo.save,
+        lambda model, path: zoo.export(model, path.with_suffix(".onnx"), overwrite=True),
+        lambda model, path: zoo.draw(model, path.with_suffix(".svg")),
+    ],
+    ids=["save", "export", "draw"],
+)
+def test_a_path_that_the_system_cannot_have_is_refused(write, tmp_path):
+    with pytest.raises(ZooError, match="File name too long"):
+        write(zoo.get("tiny/glyphnet"), tmp_path / ("n" * 300))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_a_pipe_is_no_place_to_export_to(suffix, tmp_path):
+    path = tmp_path / f"net{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(ZooError, match="a pipe, a socket or a device"):
+        zoo.export("tiny/glyphnet", path, overwrite=True)
+    assert path.is_fifo()
+
+
 def test_a_suffix_that_is_none_is_named(tmp_path):
     with pytest.raises(ZooError, match=r"a suffix such as \.png"):
         zoo.activation_maps("tiny/glyphnet", IMAGE).save(tmp_path / "maps.nothing")

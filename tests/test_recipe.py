@@ -973,3 +973,8 @@ def test_a_recipe_whose_multi_label_is_a_text_is_refused(tmp_path):
     path.write_text(json.dumps(record))
     with pytest.raises(errors.Unreadable, match="multi_label is neither true nor false"):
         zoo.load(folder)
+
+
+def test_a_save_that_the_system_cannot_have_is_no_save(tmp_path):
+    with pytest.raises(zoo.ZooError, match="File name too long"):
+        zoo.load(tmp_path / ("n" * 300))

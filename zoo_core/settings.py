@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from zoo_core.errors import UsageError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils import no_follow
-from zoo_core.utils.paths import expand
+from zoo_core.utils.paths import expand, is_file
 from zoo_core.utils.private_files import believed
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def files() -> tuple[Path, ...]:
         if chosen.lower() in _FALSE:
             return ()
         path = expand(chosen).absolute()
-        if not path.is_file():
+        if not is_file(path):
             raise UsageError(f"ZOO_CONFIG has {chosen!r}, which is not a file", hint="0 means none", path=path)
         return (path,)
     try:

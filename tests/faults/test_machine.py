@@ -114,6 +114,17 @@ def test_a_part_of_the_cache_that_is_closed_to_us_is_a_clear_error(url, open_to_
 
 
 @as_root
+def test_below_a_folder_that_may_not_be_searched_no_lock_is_found(url, open_to_all):
+    below = open_to_all / "of_another" / "here"
+    below.mkdir(parents=True)
+    below.chmod(0o777)
+    below.parent.chmod(0o700)
+    before = f"os.chdir({str(below)!r}); {NOBODY}"
+    action = "from zoo_core.weights.trust.lock import find_lock; assert find_lock() is None"
+    assert outcome(url, open_to_all, before, action).strip() == "fine"
+
+
+@as_root
 def test_an_object_that_cannot_be_read_is_a_clear_error(weights, url, open_to_all, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(open_to_all / "cache"))
     got = get(weights)

@@ -1,6 +1,7 @@
 """The commands, run as a user runs them, on the weights that ship with zoo-tiny."""
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -204,6 +205,14 @@ def test_a_bundle_goes_out_and_comes_in(tiny, tmp_path):
     run("bundle", "export", tmp_path / "b.tar")
     run("cache", "rm", "tiny/*")
     assert run("bundle", "import", tmp_path / "b.tar").strip() == tiny
+
+
+def test_a_bundle_takes_the_place_of_no_device(tiny, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    run("bundle", "export", tmp_path / "pipe", code=1)  # tar files are written to no pipe
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_mirror_is_written(tiny, tmp_path):

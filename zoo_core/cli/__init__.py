@@ -30,7 +30,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
         discard_output()
         code = 1
-    except OSError as error:  # those of our own are ZooErrors: this one is of the output
+    except OSError as error:  # those of files are told where they happen: this one is of the output
         discard_output()
         sys.stderr.write(f"zoo: the output could not be written: {error.strerror or error}\n")
         code = 1
@@ -50,11 +50,13 @@ def _run() -> Any:
         sys.stderr.write(f"zoo: {in_one_line(error.message) if isinstance(error, ImageError) else error}\n")
         return 2 if isinstance(error, UsageError) else 1
     except (ImportError, OSError) as error:
-        if getattr(error, "errno", None) is not None:
+        of_file = getattr(error, "filename", None) is not None
+        if getattr(error, "errno", None) is not None and not of_file:
             raise
         if VERBOSITY.verbose:  # a library is broken, such as a torch whose parts do not belong together
             traceback.print_exception(error)
-        sys.stderr.write(f"zoo: {type(error).__name__}: {error}\n  next step: {_NEXT}\n")
+        hint = _NEXT_OF_FILE if of_file else _NEXT
+        sys.stderr.write(f"zoo: {type(error).__name__}: {error}\n  next step: {hint}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("Aborted!\n")
@@ -65,3 +67,4 @@ def _run() -> Any:
 
 
 _NEXT = "zoo doctor imports what is installed and says what is wrong; zoo --verbose shows where this was raised"
+_NEXT_OF_FILE = "check the path, and who may read and write there; zoo --verbose shows where this was raised"

@@ -24,6 +24,7 @@ from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
 from zoo_core.registry.plugins import version_of
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import close_matches, did_you_mean, human, with_uv_for_pip
+from zoo_core.utils.paths import is_file, is_folder, is_there
 from zoo_core.weights import Cache
 from zoo_core.weights.transport.urls import shown
 
@@ -192,7 +193,7 @@ def _cache() -> Iterator[Finding]:
     except ZooError as error:
         yield Finding("cache", "place", "none", error.summary, "set ZOO_CACHE to a folder that can be written")
         return
-    there = next(each for each in (folder, *folder.parents) if each.exists())
+    there = next(each for each in (folder, *folder.parents) if is_there(each))
     try:
         with TemporaryFile(dir=there):
             problem = ""
@@ -208,7 +209,7 @@ def _cache() -> Iterator[Finding]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for place, _, names in os.walk(folder):
-        yield from (path for name in names if (path := Path(place, name)).is_file() and not path.is_symlink())
+        yield from (path for name in names if is_file(path := Path(place, name)) and not path.is_symlink())
 
 
 def _settings() -> Iterator[Finding]:
@@ -236,7 +237,7 @@ def _what_is_not_here(key: str, value: Any) -> str:
     known = {*current_zoo().claims, *(plugin.name for plugin in current_zoo().plugins)}
     if key == "families" and (absent := [name for name in value if name not in known]):
         return f"no such family: {', '.join(absent)}"
-    if key == "cache_shared" and not Path(value).is_dir():
+    if key == "cache_shared" and not is_folder(Path(value)):
         return f"no such folder: {value}"
     if key == "mirror" and (absent := [shown(url) for url in value if "://" not in url]):
         return f"no url: {', '.join(absent)}"

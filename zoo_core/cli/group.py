@@ -234,8 +234,10 @@ def _run_models(where: str) -> None:
     from importlib.util import module_from_spec, spec_from_file_location
     from pathlib import Path
 
+    from zoo_core.utils.paths import is_file
+
     path = Path(where)
-    spec = spec_from_file_location(path.stem, path) if where.endswith(".py") and path.is_file() else None
+    spec = spec_from_file_location(path.stem, path) if where.endswith(".py") and is_file(path) else None
     if where.endswith(".py") and spec is None:
         raise click.UsageError(f"--models {where}: no such file")
     try:

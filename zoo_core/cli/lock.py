@@ -17,6 +17,7 @@ from zoo_core.cli.options import complete_model
 from zoo_core.errors import DigestMismatch, LockError, UsageError
 from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.no_follow import real
+from zoo_core.utils.paths import is_there
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry
@@ -65,7 +66,7 @@ def lock(
 
     zoo = current_zoo()
     path = find_lock() or Path.cwd() / LOCK
-    old = read_lock(path) if path.exists() else Lock(path, {})
+    old = read_lock(path) if is_there(path) else Lock(path, {})
     if not name and not old.entries:
         raise UsageError("nothing to lock", expected="names of models, such as resnet18", hint="zoo list names them")
     shared = [lock_entry(item) for item in name or old.entries if is_hub_name(item)]
@@ -123,7 +124,7 @@ def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
 def _renew(path: Path, entries: dict[str, Locked]) -> None:
     """Put entries into a lock file; those that another ``zoo lock`` has written since it was read stay."""
     with disk_errors(path.parent), _turn(path):
-        now = read_lock(path).entries if path.exists() else {}
+        now = read_lock(path).entries if is_there(path) else {}
         write_lock(path, {**now, **entries}.values())
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from zoo_core.utils.paths import is_folder
+
 
 class OutFile(click.Path):
     """An option for a file that a command will write: one that cannot be written is refused before the work.
@@ -25,7 +27,7 @@ class OutFile(click.Path):
         path = Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
         if self._suffixes and path.suffix.lower() not in self._suffixes:
             self.fail(f"{path}: its name has to end in {' or '.join(self._suffixes)}", param, ctx)
-        if not path.absolute().parent.is_dir():
+        if not is_folder(path.absolute().parent):
             self.fail(f"{path}: there is no folder {path.absolute().parent}", param, ctx)
         return path
 

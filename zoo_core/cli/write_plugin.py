@@ -21,6 +21,7 @@ from zoo_core.errors import AnatomyError, UsageError, ZooError
 from zoo_core.registry.plugins import version_of
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import with_uv_for_pip
+from zoo_core.utils.paths import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -163,7 +164,7 @@ def write_plugin(name: str, *, library: str = "", directory: Path, cards: Sequen
         )
     words = _template_values(name, library)
     folder = directory / words["distribution"]
-    if folder.exists():
+    if is_there(folder):
         raise UsageError(f"{folder} is there already", hint="choose another --directory, or remove it first")
     sources = [*_templates(files("zoo_core.cli").joinpath("templates"), Path())]
     if cards:

@@ -27,7 +27,7 @@ from zoo_core.registry.plugins import plugin_entries
 from zoo_core.surgery.features.split import Vectors
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
-from zoo_core.utils.paths import expand
+from zoo_core.utils.paths import expand, is_file, is_folder, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -439,10 +439,10 @@ def read_embeddings(path: Path, embedder: Embedder | None = None, failed: dict[s
         UsageError: It is no such file.
     """
     made_by = (embedder.model, embedder.input_size) if embedder else ()
-    if not path.exists() and failed:
+    if not is_there(path) and failed:
         return Embeddings((), torch.empty(0, 0), (), (), failed, *made_by)
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
+    if not is_file(path):
+        got = "a folder" if is_folder(path) else "no such file"
         raise UsageError(f"{path} holds no embeddings", got=got, hint="zoo embed writes such a file")
     paths, vectors, labels, sizes = read_parquet(path)
     return Embeddings(tuple(paths), vectors, tuple(labels), tuple(sizes), failed or {}, *made_by)

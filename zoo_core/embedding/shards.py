@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import ImageError
 from zoo_core.images.loading import IMAGE_SUFFIXES, Source
+from zoo_core.utils.paths import is_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,7 +64,7 @@ def _expand_braces(text: str) -> list[str]:
 def _matching(text: str) -> list[Path]:
     """The shards at a path, or those that match a glob."""
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - a glob is no path
-    matches = [path] if path.is_file() else [Path(each) for each in sorted(glob.glob(str(path)))]  # noqa: PTH207 - absolute patterns too
+    matches = [path] if is_file(path) else [Path(each) for each in sorted(glob.glob(str(path)))]  # noqa: PTH207 - absolute patterns too
     if not matches:
         raise ImageError(
             f"{text}: there is no such shard", hint="check the path, and the numbers of the range", name=text

@@ -27,6 +27,7 @@ from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.paths import is_file, is_folder, is_link, is_there
 
 if TYPE_CHECKING:
     import os
@@ -159,17 +160,19 @@ def _format_of(target: Path, to: str | None) -> str:
             expected=f"a name that ends in {FORMATS[result].suffix}",
             hint=f"to={by_name!r}, or another name" if by_name else f"{target.name}{FORMATS[result].suffix}",
         )
-    if target.is_dir():
+    if is_folder(target):
         raise UsageError(
             f"{target} is a folder", expected="the path of a file", hint=f"{target / 'model'}{FORMATS[result].suffix}"
         )
+    if is_there(target) and not is_file(target):
+        raise UsageError(f"{target} is a pipe, a socket or a device", expected="the path of a file")
     return result
 
 
 def _require_free(target: Path, kind: Format) -> None:
     """Refuse to replace files that are there, before ``zoo.export`` builds a model and runs it."""
     for file in (target, kind.beside(target)):
-        if file is not None and (file.exists() or file.is_symlink()):
+        if file is not None and (is_there(file) or is_link(file)):
             raise UsageError(
                 f"{file} is there already",
                 done="nothing was written",

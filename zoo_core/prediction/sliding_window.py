@@ -20,7 +20,7 @@ from zoo_core.utils.arguments import check_count, check_sides, strict_arguments
 from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.mapped_pages import take_space
-from zoo_core.utils.paths import expand
+from zoo_core.utils.paths import expand, is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -353,9 +353,9 @@ class _Run:
 def _npy_file(out: str | os.PathLike[str]) -> Path:
     """The ``.npy`` file that ``zoo.sliding_window`` writes scores to, checked before they are computed."""
     path = expand(out)
-    if path.suffix.lower() != ".npy" or path.is_dir():
+    if path.suffix.lower() != ".npy" or is_folder(path):
         raise UsageError(f"scores are not written to {path}", expected="a file whose name ends in .npy")
-    if not path.absolute().parent.is_dir():
+    if not is_folder(path.absolute().parent):
         raise UsageError(f"{path} cannot be written", cause=f"there is no folder {path.absolute().parent}")
     return path
 

@@ -16,7 +16,7 @@ from zoo_core.images.preprocessing import preprocessing_of_save
 from zoo_core.recipe.record import ANY_NUMBER, FILE, Recipe, damaged, recipe_of
 from zoo_core.utils.atomic_write import sync_folder
 from zoo_core.utils.no_follow import real
-from zoo_core.utils.paths import expand, is_written_as_path
+from zoo_core.utils.paths import expand, is_file, is_folder, is_link, is_there, is_written_as_path
 from zoo_core.weights.digest import agrees, sha256_of
 from zoo_core.weights.download.ownership import is_unfinished, unfinished_folder
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_json
@@ -43,7 +43,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         Unreadable: There is none, or it is damaged, or a newer zoo wrote it.
     """
-    if path.parent.is_file():
+    if is_file(path.parent):
         raise Unreadable(
             f"{path.parent} is not a model that zoo saved",
             expected=f"a folder with a {FILE}",
@@ -60,12 +60,16 @@ def read_recipe(path: Path) -> Recipe:
         raise Unreadable(
             f"{path.parent} is not a model that zoo saved",
             expected=f"a folder with a {FILE}",
-            got="a folder without one" if path.parent.is_dir() else "no such folder",
+            got="a folder without one" if is_folder(path.parent) else "no such folder",
             hint=_hint_without_recipe(path.parent),
             path=path.parent,
         ) from error
     except TooMuchMemory as error:
         raise not_read(path, error) from error
+    except PermissionError as error:
+        raise Unreadable(
+            f"{path} cannot be read", got=error.strerror, hint="look who may read it, and its folders", path=path
+        ) from error
     except (OSError, ValueError, RecursionError, NotPlain) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
     return recipe_of(record, path)
@@ -83,7 +87,7 @@ def is_save(model: str | os.PathLike[str]) -> bool:
     """Whether something stands for the folder of a save: a name on the hub, a path, or a folder with a recipe."""
     if is_hub_name(model):
         return True
-    return is_written_as_path(model) or (Path(model) / FILE).is_file()
+    return is_written_as_path(model) or is_file(Path(model) / FILE)
 
 
 def outline_of(name: str, *, as_json: bool = False) -> str:
@@ -153,8 +157,8 @@ def check_target(folder: Path) -> None:
     Raises:
         UsageError: There is a file, or a folder that is no save.
     """
-    is_free = not folder.exists() or (folder.is_dir() and all(map(is_unfinished, folder.iterdir())))
-    if is_free and not folder.is_symlink():
+    is_free = not is_there(folder) or (folder.is_dir() and all(map(is_unfinished, folder.iterdir())))
+    if is_free and not is_link(folder):
         return
     if not folder.is_dir() or not _has_recipe(folder):
         raise UsageError(

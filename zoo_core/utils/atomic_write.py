@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from zoo_core.errors import ZooError
 from zoo_core.utils.no_follow import descriptor, real, replace, unlink
+from zoo_core.utils.paths import is_file, is_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,16 +76,16 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path).absolute()  # the caller may change the current folder meanwhile
     new = final.with_name(f".{os.urandom(8).hex()}{final.suffix}")
     folder = real(final.parent)
-    is_special = final.exists() and not final.is_file()
+    is_special = is_there(final) and not is_file(final)
     try:
         if is_special or any(folder.is_relative_to(each) for each in ("/dev", "/proc")):
             yield final
             return
-        is_there = final.is_file() and not final.is_symlink()
-        if is_there and not os.access(final, os.W_OK):
+        is_old = is_file(final) and not final.is_symlink()
+        if is_old and not os.access(final, os.W_OK):
             raise PermissionError(errno.EACCES, "the file is read-only")
         yield new
-        if is_there:
+        if is_old:
             new.chmod(stat.S_IMODE(final.stat().st_mode))
         with new.open("rb") as file:
             os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -109,6 +110,15 @@ def test_a_folder_that_cannot_be_saved_to_is_refused_before_training(digits, tmp
     with pytest.raises(UsageError, match="something else than a saved model"):
         finetune(digits, out=tmp_path / "out", epochs=1, **RUN)
     assert not (tmp_path / "out.run").exists()
+
+
+@pytest.mark.parametrize("place", ["pipe", "dangling", "n" * 300], ids=["pipe", "dangling link", "long"])
+def test_what_can_be_no_folder_is_refused_before_training(place, digits, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(UsageError, match=r"something else than a saved model|cannot be written"):
+        finetune(digits, out=tmp_path / place, epochs=1, **RUN)
+    assert not (tmp_path / f"{place[:9]}.run").exists()
 
 
 class Doubling(torch.nn.Module):

@@ -35,8 +35,14 @@ def require_free(target: Path, work: Path, *, resume: bool, overwrite: bool) -> 
     Raises:
         UsageError: There is a save or an interrupted run and it may not, or something else than a save.
     """
-    is_save = (target / "recipe.json").is_file()
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not is_save):
+    try:
+        is_save, is_folder = (target / "recipe.json").is_file(), target.is_dir()
+        is_other = any(target.iterdir()) and not is_save if is_folder else target.exists() or target.is_symlink()
+    except OSError as error:
+        raise errors.UsageError(
+            f"{target} cannot be written", cause=error.strerror, hint="choose another folder for out"
+        ) from error
+    if is_other:
         raise errors.UsageError(
             f"{target} is something else than a saved model",
             expected="a folder that a run saved to, an empty one, or none",

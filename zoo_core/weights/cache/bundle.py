@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch, ZooError
 from zoo_core.utils import no_follow
-from zoo_core.utils.atomic_write import anew
+from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.no_follow import real
 from zoo_core.weights.cache.refs import Ref, fresh_ref, parse_ref, pinned
 from zoo_core.weights.digest import Stamp
@@ -46,10 +46,10 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
         CacheError: The file cannot be written.
     """
     chosen = sorted(kept, key=lambda item: item.name)
-    place = real(file.parent) / file.name
     with (
+        whole_file(file) as place,
         disk_errors(file.parent),
-        anew(place) as opened,
+        place.open("wb") as opened,
         tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for item in {item.ref.sha256: item for item in chosen}.values():

@@ -19,7 +19,7 @@ from zoo_core.contract.card import Licenses, Preprocessing, Weights
 from zoo_core.errors import LockError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import write_anew
-from zoo_core.utils.paths import expand
+from zoo_core.utils.paths import expand, is_file
 from zoo_core.utils.private_files import believed
 from zoo_core.weights import digest as digests
 
@@ -243,7 +243,7 @@ def find_lock() -> Path | None:
         here = Path.cwd()
     except OSError:  # the current folder has been removed
         return None
-    result = (folder / LOCK for folder in (here, *here.parents) if (folder / LOCK).is_file())
+    result = (folder / LOCK for folder in (here, *here.parents) if is_file(folder / LOCK))
     return next((path for path in result if believed(str(path), "ZOO_LOCK")), None)
 
 
