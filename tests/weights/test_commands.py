@@ -210,7 +210,8 @@ def test_a_bundle_goes_out_and_comes_in(tiny, tmp_path):
 def test_a_bundle_takes_the_place_of_no_device(tiny, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    run("bundle", "export", tmp_path / "pipe", code=1)  # tar files are written to no pipe
+    with pytest.raises(ZooError, match="Illegal seek"):  # tar files are written to no pipe
+        run("bundle", "export", tmp_path / "pipe")
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
 
