@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from functools import partial
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
@@ -98,6 +98,9 @@ CHANGES = {
     "an operation": lambda backbone, _data: setattr(backbone, "act", partial(torch.clamp, min=1.0)),
     "a method": lambda backbone, _data: setattr(
         backbone[0], "_conv_forward", lambda x, *_: x[:, :1] + torch.zeros(5, 1, 1)
+    ),
+    "a bound method": lambda backbone, _data: setattr(
+        backbone[0], "_conv_forward", MethodType(lambda _, x, *__: x[:, :1] + torch.zeros(5, 1, 1), backbone[0])
     ),
     "a setting": lambda backbone, _data: setattr(backbone, "scale", 5.0),
     "a hook": lambda backbone, _data: backbone[0].register_forward_hook(lambda _module, _inputs, output: output * 0),

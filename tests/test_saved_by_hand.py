@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import MethodType
 
 import pytest
 import torch
@@ -207,6 +208,16 @@ def test_a_forward_of_ones_own_is_refused(tmp_path):
     model.forward = lambda x: x
     with pytest.raises(errors.NotSupported, match="forward"):
         zoo.save(model, tmp_path / "save")
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "pretrainedmodels/resnet18"])
+def test_a_method_that_was_put_in_by_hand_is_refused(name, tmp_path):
+    model = zoo.get(name, weights=None)
+    method = "_forward_impl" if hasattr(model, "_forward_impl") else "features"  # the library binds its own
+    zoo.save(model, tmp_path / "whole")
+    setattr(model, method, MethodType(lambda _, x: x, model))
+    with pytest.raises(errors.NotSupported, match=f"{method} is a function of its own"):
+        zoo.save(model, tmp_path / "changed")
 
 
 @pytest.mark.parametrize(

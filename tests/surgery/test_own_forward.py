@@ -218,3 +218,55 @@ def test_proving_the_split_of_a_model_with_a_forward_of_ones_own_leaves_no_hook_
     model.forward = MethodType(own, model)
     zoo.anatomy(model)
     assert torch.equal(model(*x), before)
+
+
+def flipped(self, x):
+    """As the method of ResNet that its forward calls, on other images."""
+    return type(self)._forward_impl(self, x.flip(1))
+
+
+def with_own_method(how):
+    model = zoo.get("resnet18", weights=None, seed=0).eval()
+    kind = type(model)
+    if how == "class":
+        own = {"_forward_impl": lambda self, x: kind._forward_impl(self, x.flip(1))}
+        model.__class__ = type("Flipped", (kind,), own)
+    else:
+        model._forward_impl = MethodType(flipped, model)
+    return model
+
+
+@pytest.mark.parametrize("how", ["instance", "class"])
+def test_a_method_that_forward_calls_is_seen_as_forward_is(how):
+    model, x = with_own_method(how), torch.randn(2, 3, 64, 64)
+    plain = zoo.get("resnet18", weights=None, seed=0).eval()
+    backbone, head = zoo.split(model)
+    assert torch.equal(head(backbone(x)), model(x))
+    assert torch.equal(zoo.encoder(model)(x)[-1], zoo.encoder(plain)(x.flip(1))[-1])
+    assert torch.equal(zoo.truncate(model, after="layer3")(x), zoo.truncate(plain, after="layer3")(x.flip(1)))
+
+
+@pytest.mark.parametrize("verb", ["split", "encoder", "truncate"])
+def test_a_method_that_runs_one_model_alone_is_named(verb):
+    model = zoo.get("resnet18", weights=None).eval()
+    before = model._forward_impl
+    model._forward_impl = lambda x: before(x.flip(1))
+    arguments = {"after": "layer3"} if verb == "truncate" else {}
+
+    def use():
+        part = getattr(zoo, verb)(model, **arguments)
+        (part[0] if verb == "split" else part)(torch.zeros(1, 3, 64, 64))
+
+    with pytest.raises(errors.NotSupported, match="the _forward_impl of this ResNet cannot run on other") as caught:
+        use()
+    assert "module._forward_impl = types.MethodType" in str(caught.value)
+
+
+@pytest.mark.extra
+def test_mixed_precision_of_accelerate_leaves_the_parts_of_a_model_as_they_are():
+    accelerate = pytest.importorskip("accelerate")
+    model, plain = build(), build()
+    accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+    assert zoo.anatomy(model) == zoo.anatomy(plain)
+    backbone, head = zoo.split(model)
+    assert torch.allclose(head(backbone(X)), model(X), atol=0.05)

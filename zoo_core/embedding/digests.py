@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
 
 from zoo_core.errors import UsageError, ZooWarning
+from zoo_core.utils.attributes import own_methods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ def _plain_text(value: object) -> str | None:
 
 
 def _codes(module: nn.Module) -> Iterator[tuple[str, str | None]]:
-    """Code for a backbone's digest beside the methods of classes: hooks, and a ``forward`` set on a module."""
+    """Code for a backbone's digest beside the methods of classes: hooks, and methods set on a module."""
     inside = tuple(module.modules())
     for hook in (*_everywhere._global_forward_pre_hooks.values(), *_everywhere._global_forward_hooks.values()):  # noqa: SLF001 - no public way to see them
         yield f"{_said(hook)} on all modules", _callable_text(hook, inside, 0)
@@ -107,8 +108,9 @@ def _codes(module: nn.Module) -> Iterator[tuple[str, str | None]]:
         at = path or type(module).__name__
         for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):  # noqa: SLF001 - as above
             yield f"the hook {_said(hook)} on {at}", _callable_text(hook, inside, 0)
-        if "forward" in vars(each) and "_orig_mod" not in each._modules:  # noqa: SLF001 - torch.compile sets one
-            yield f"the forward of {at}", _callable_text(vars(each)["forward"], inside, 0)
+        for name, function in own_methods(each).items():
+            if name != "forward" or "_orig_mod" not in each._modules:  # noqa: SLF001 - torch.compile sets one
+                yield f"the {name} of {at}", _callable_text(function, inside, 0)
 
 
 def _said(hook: object) -> str:

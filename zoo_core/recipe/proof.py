@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.scores import scoring_part
 from zoo_core.surgery.metadata import Edit, unwrap
+from zoo_core.utils.attributes import own_methods
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -155,15 +156,17 @@ def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> 
         dot = f"{path}." if path else ""
         for name in now.keys() & then.keys() - {each.removeprefix(dot) for each in following if each.startswith(dot)}:
             said[0][f"{dot}{name}"], said[1][f"{dot}{name}"] = f"= {now[name]!r}", f"= {then[name]!r}"
-        if "forward" in vars(ours[path]) and "forward" not in vars(theirs[path]) and not _is_own_forward(ours[path]):
-            said[0][f"{dot}forward"] = "is a function of its own"
+        made = own_methods(theirs[path])
+        for name, method in own_methods(ours[path]).items():
+            if _function(method) not in (getattr(type(ours[path]), name), _function(made.get(name))):
+                said[0][f"{dot}{name}"] = "is a function of its own"
     return said[0], said[1]
 
 
-def _is_own_forward(module: nn.Module) -> bool:
-    """For the proof, whether the forward of a module only wraps that of its class, as mixed precision does."""
-    forward = inspect.unwrap(vars(module)["forward"])
-    return getattr(forward, "__func__", forward) is type(module).forward
+def _function(method: Any) -> Any:
+    """For the proof, the function that a method of a module only binds or wraps, as mixed precision does."""
+    inner = inspect.unwrap(method) if callable(method) else method
+    return getattr(inner, "__func__", inner)
 
 
 def _described_module(module: nn.Module) -> str:

@@ -375,7 +375,7 @@ def _alike(one: Any, other: Any) -> bool:
     """Whether the parts of a model changed by hand give what the whole gives, as near as floats are."""
     first, second = tree_leaves(one), tree_leaves(other)
     return len(first) == len(second) and all(
-        a.shape == b.shape and torch.allclose(a, b, equal_nan=True, rtol=1e-3, atol=1e-5)
+        a.shape == b.shape and torch.allclose(a, b.to(a.dtype), equal_nan=True, rtol=1e-3, atol=1e-5)
         for a, b in zip(first, second, strict=True)
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING
 
@@ -89,12 +89,33 @@ def structure_of(model: nn.Module, opened: Iterable[str] = ()) -> Structure:
 
 
 def _name_of_forward(model: nn.Module) -> str:
-    """A name that tells the forward in a structure from any other the model had; one of an instance by its identity."""
+    """A name that tells the forward in a structure from any other the model had, the methods that it calls included.
+
+    One of an instance is told by its identity. What libraries split their forward into, such as ``_forward_impl`` or
+    ``logits``, is replaced as forward itself is: on the instance, or by a class of the user's own.
+    """
     result = forward_of(model)
     function = getattr(result, "__func__", result)
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
     is_own = "forward" in model.__dict__ and function is not inspect.getattr_static(type(model), "forward", None)
-    return f"{name} {id(function)}" if is_own else name
+    return " ".join([f"{name} {id(function)}" if is_own else name, *_names_of_called(model, function)])
+
+
+def _names_of_called(model: nn.Module, function: object) -> Iterator[str]:
+    """A name of each function of the model, or of its class, that a forward in a structure calls, at any depth."""
+    seen, rest = {"forward"}, [function]
+    while rest:
+        code = getattr(rest.pop(), "__code__", None)
+        for name in code.co_names if code else ():
+            if name in seen or name in _OF_EVERY_MODULE:
+                continue
+            seen.add(name)
+            for owner in (model, *takewhile(lambda kind: kind is not nn.Module, type(model).__mro__)):
+                value = owner.__dict__.get(name)
+                value = getattr(value, "__func__", value)
+                if isinstance(value, FunctionType):
+                    rest.append(value)
+                    yield str(_as_text(value))
 
 
 _OF_EVERY_MODULE = frozenset({*nn.Module().__dict__, "forward"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from copy import copy
 from functools import reduce
+from itertools import takewhile
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -39,3 +41,25 @@ def is_of_module(model: nn.Module, path: str) -> bool:
     """Whether a module holds the attribute at a dotted path, and not a record such as a configuration."""
     owner = path.rpartition(".")[0]
     return isinstance(get_attribute(model, owner) if owner else model, nn.Module)
+
+
+def own_methods(module: nn.Module) -> dict[str, Any]:
+    """Functions on a module itself in the place of methods of its class, by name.
+
+    Somebody has put them there, or its library binds them to each module. Beside ``forward`` it may be what that calls.
+    Those that zoo puts on the modules of frozen parts are left out.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.forward = abs
+        >>> own_methods(layer)
+        {'forward': <built-in function abs>}
+    """
+    kinds = [vars(kind) for kind in takewhile(lambda kind: kind is not nn.Module, type(module).__mro__)]
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value)
+        and (name == "forward" or any(isinstance(kind.get(name), FunctionType) for kind in kinds))
+        and not str(getattr(value, "__module__", "")).startswith("zoo_core.")
+    }

@@ -178,7 +178,9 @@ def forward_of(model: nn.Module) -> Callable[..., Any]:
     """The forward that ``model`` has now, without what torch or accelerate put around it."""
     result: Any = model.forward
     while inner := getattr(result, "__wrapped__", None):
-        library = getattr(getattr(result, "__func__", result), "__globals__", {}).get("__name__", "")
+        function = getattr(result, "__func__", result)
+        by_code: dict[str, Any] = getattr(function, "__globals__", {"__name__": type(function).__module__})
+        library = by_code.get("__name__", "")  # an object that wraps has the module of what it wraps itself
         if library.partition(".")[0] not in _ONLY_WRAP:
             break
         result = inner

@@ -20,7 +20,7 @@ from zoo_core.surgery.features.forward import (
     with_pre_hooks,
     without_hooks,
 )
-from zoo_core.surgery.features.twin import REBINDING, Absent, hooked, is_bound, pruned, replaced
+from zoo_core.surgery.features.twin import REBINDING, Absent, bound_methods, hooked, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
 
@@ -171,7 +171,7 @@ def split(model: nn.Module) -> tuple[Backbone, nn.Module]:
         raise NotSupported(
             f"this {type(bare).__name__} cannot be split",
             cause=anatomy.indivisible,
-            hint=f"{REBINDING}; then {_FEATURES}" if is_bound(bare) else hint,
+            hint=f"{REBINDING}; then {_FEATURES}" if bound_methods(bare) else hint,
         )
     backbone = Backbone(bare, anatomy)
     backbone.training = bare.training

@@ -13,6 +13,7 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.forward import COMPILED, Variant, forward_of, needs_fsdp_hooks, variant, without
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE
+from zoo_core.utils.attributes import own_methods
 from zoo_core.utils.compiled import WRAPPED, inside_compiled, run_wrapped
 
 if TYPE_CHECKING:
@@ -45,16 +46,19 @@ def replaced(model: Module, new: dict[str, nn.Module]) -> Module:
         first, _, rest = path.partition(".")
         part = replaced(twin.get_submodule(first), {rest: module}) if rest else module
         twin._modules[first] = part  # noqa: SLF001 - where nn.Module keeps its children
-    if new and is_bound(twin):
-        is_compiled = WRAPPED in model._modules  # noqa: SLF001 - as above
-        twin.__dict__["forward"] = MethodType(run_wrapped, twin) if is_compiled else _NotOfATwin(model)
+    for name in bound_methods(twin) if new else ():
+        is_compiled = name == "forward" and WRAPPED in model._modules  # noqa: SLF001 - as above
+        twin.__dict__[name] = MethodType(run_wrapped, twin) if is_compiled else _NotOfATwin(model, name)
     return twin
 
 
-def is_bound(module: nn.Module) -> bool:
-    """Whether a forward on a module runs that very one, so that a twin of it would not run its own modules."""
-    own = module.__dict__.get("forward")
-    return own is not None and not (isinstance(own, MethodType) and own.__self__ is module)
+def bound_methods(module: nn.Module) -> list[str]:
+    """Names of methods in whose place a module has functions that run that very one, so that a twin cannot have them.
+
+    ``forward`` may be one, or what it calls, such as ``_forward_impl``.
+    """
+    every = own_methods(module).items()
+    return [name for name, value in every if not (isinstance(value, MethodType) and value.__self__ is module)]
 
 
 def pruned(model: Module, paths: Iterable[str]) -> Module:
@@ -164,16 +168,16 @@ def twin_of(model: Module) -> Module:
 
 
 class _NotOfATwin:
-    """In the place of a forward on an instance, which would run that whole module and not the twin of it."""
+    """In the place of a method on an instance, which would run that whole module and not the twin of it."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.kind = type(model).__name__
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.kind, self.name = type(model).__name__, name
 
     def __call__(self, *_: object, **__: object) -> Any:
         raise NotSupported(
-            f"the forward of this {self.kind} cannot run on other modules than its own",
+            f"the {self.name} of this {self.kind} cannot run on other modules than its own",
             cause="a function is in its place that runs this very module, as a lambda and a functools.partial do",
-            hint=f"{REBINDING}; a forward hook changes what a module gives, too",
+            hint=f"{REBINDING.replace('forward', self.name)}; a forward hook changes what a module gives, too",
         )
 
 
