@@ -21,7 +21,7 @@ from zoo_core.build.get import get
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.findings import NotChecked, require
+from zoo_core.testing.findings import NotChecked, only_shapes, require
 from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
@@ -164,34 +164,6 @@ def shapes_above(parameters: int) -> Iterator[None]:
         _shapes_above.reset(token)
 
 
-_missed: ContextVar[list[str] | None] = ContextVar("missed", default=None)
-
-
-@contextmanager
-def values_missed() -> Iterator[list[str]]:
-    """Inside the block, gather what a check would compare by values, were the model under test not of shapes alone.
-
-    Example:
-        >>> with values_missed() as missed:
-        ...     only_shapes("scores")
-        >>> missed
-        ['scores']
-    """
-    missed: list[str] = []
-    token = _missed.set(missed)
-    try:
-        yield missed
-    finally:
-        _missed.reset(token)
-
-
-def only_shapes(what: str) -> None:
-    """Note that a check was to compare values, and that its model under test has shapes alone."""
-    missed = _missed.get()
-    if missed is not None:
-        missed.append(what)
-
-
 def by_shapes(card: Card) -> bool:
     """Whether this model is under test without values."""
     limit = _shapes_above.get()
@@ -326,13 +298,6 @@ def tensors(output: object) -> Iterator[Tensor]:
             yield from tensors(item)
     elif hasattr(output, "__dict__"):
         yield from tensors(vars(output))
-
-
-def difference(ours: Tensor, theirs: Tensor) -> str:
-    """How two outputs of models under test differ, in a few characters."""
-    if ours.shape != theirs.shape:
-        return f"shape, {tuple(ours.shape)} and {tuple(theirs.shape)}"
-    return f"{(ours - theirs).abs().max().item():.2g}"
 
 
 def scores_of(model: nn.Module, *given: Any) -> Tensor:

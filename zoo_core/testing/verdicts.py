@@ -15,8 +15,8 @@ from unittest import SkipTest
 from zoo_core.errors import NotSupported, ZooError, raised_in
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.choosing import short_name
-from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.under_test import by_shapes, values_missed
+from zoo_core.testing.findings import NonConformance, require, values_missed
+from zoo_core.testing.under_test import by_shapes
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:

@@ -16,16 +16,8 @@ from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.swap import NUM_CLASSES
-from zoo_core.testing.findings import NonConformance, require
-from zoo_core.testing.under_test import (
-    by_shapes,
-    inputs_of,
-    model_under_test,
-    need_values,
-    only_shapes,
-    same,
-    scores_of,
-)
+from zoo_core.testing.findings import NonConformance, only_shapes, require
+from zoo_core.testing.under_test import by_shapes, inputs_of, model_under_test, need_values, same, scores_of
 from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The checks of forward: each image by itself, on any device, of any size and dtype as the split, and compiled."""
+"""The checks of forward: each image by itself, on any device, and compiled."""
 
 from __future__ import annotations
 
@@ -16,38 +16,31 @@ from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.features import check_released
+from zoo_core.testing.checks.split import check_other_inputs
 from zoo_core.testing.checks.swap import NUM_CLASSES
-from zoo_core.testing.findings import NonConformance, NotChecked, require
+from zoo_core.testing.findings import NonConformance, NotChecked, difference, only_shapes, require
 from zoo_core.testing.process import files_left, printed, random_states, started_from, watched
 from zoo_core.testing.under_test import (
     DETECTORS,
     arguments,
     by_shapes,
-    calls_of,
-    difference,
     example,
     inputs_of,
     line_of_caller,
     model_under_test,
     need_values,
     noisy,
-    only_shapes,
-    parameters_used,
-    same,
     scores_of,
     tensors,
 )
-from zoo_core.utils.duplicate import duplicate, without_values
-from zoo_core.utils.meta_shapes import MetaShapes
+from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from zoo_core.contract.card import Card
 
-_DETACHED = "features, pool or classify work under torch.no_grad() or on a detached tensor"
 _ROUNDING = 1e-3
 """Of the largest score: kernels sum in another order for another batch."""
 _TAKES_BOTH = {"index", "index_put", "copy", "to_copy", "pack_padded_sequence"}
@@ -65,7 +58,7 @@ def check_forward(card: Card) -> None:
             _check_batch(card, model)
     _check_device(card, model.to("meta"))
     del model
-    _check_other_inputs(card)
+    check_other_inputs(card)
 
 
 def _check_leaves_alone(card: Card, model: nn.Module) -> None:
@@ -241,142 +234,6 @@ def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor
         )
 
 
-def _check_other_inputs(card: Card) -> None:
-    """Forward uses the same layers and dtypes as the split, whatever the size, the dtype and the values of the images.
-
-    They run without values, which takes no time; a forward that looks at values runs on darker and brighter images.
-
-    Raises:
-        NonConformance: They do not, or features keep what they computed.
-    """
-    if card.task in DETECTORS or card.task == "optical_flow":
-        return
-    model = without_values(model_under_test(card))
-    try:
-        parts = nn.Sequential(*split(model))
-    except ZooError:  # it cannot be split, which the check of the split says
-        return
-    x = example(card).to("meta")
-    needs_values = False
-    try:
-        with torch.enable_grad():
-            small = _left_out_by_forward(card, model, parts, x)
-    except NonConformance:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a model without values raises
-        needs_values = True
-    else:
-        _check_size(card, model, parts, small)
-        check_released(card, parts[0], x)
-        _check_dtype(card, model, parts, x)
-    if needs_values and not by_shapes(card):
-        _check_values(card)
-
-
-def _left_out_by_forward(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> set[str]:
-    """The parameters that forward leaves out and the split computes with; the other way round is a finding."""
-    theirs = parameters_used(model, scores_of(model, x))
-    ours = parameters_used(model, next(tensors(parts(x))))
-    missing = [name for name in theirs if name not in ours]
-    require(
-        not missing, f"{card.id}: in eval mode no gradient of its split reaches {', '.join(missing[:5])}: {_DETACHED}"
-    )
-    return {*ours} - {*theirs}
-
-
-def _check_size(card: Card, model: nn.Module, parts: nn.Module, known: set[str]) -> None:
-    """Check that forward, for images of the size of the card, computes with the same parameters as the split."""
-    x = torch.zeros(2, *card.input_size, device="meta")
-    try:
-        with torch.enable_grad():
-            theirs, ours = parameters_used(model, scores_of(model, x)), parameters_used(model, next(tensors(parts(x))))
-    except Exception:  # noqa: BLE001 - it may need values there
-        _check_own_size(card)
-        return
-    other = [name for name in {**theirs, **ours} if (name in theirs) != (name in ours) and name not in known]
-    require(
-        not other,
-        f"{card.id}: for images of {card.input_size} forward computes with other layers than the split: "
-        f"{', '.join(other[:5])}; forward looks at the size, and takes another path than for smaller ones",
-    )
-
-
-def _check_own_size(card: Card) -> None:
-    """Forward takes images of the size that the card says, where it takes smaller ones."""
-    if by_shapes(card):
-        return
-    try:
-        with torch.no_grad():
-            model_under_test(card)(torch.zeros(1, *card.input_size, device="cpu"))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise NonConformance(
-            f"{card.id}: it takes no images of the input_size of its card, {card.input_size}, and smaller ones it does",
-            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-        ) from error
-
-
-def _check_dtype(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
-    """Check that forward in the dtype float64 computes in float32 in as many steps as the split, or more."""
-    model, parts = model.double(), parts.double()
-    counts = []
-    with torch.no_grad(), MetaShapes():
-        for each in (model, parts):
-            with _InFloat32() as steps:
-                try:
-                    each(x.double())
-                except Exception:  # noqa: BLE001 - a library that makes tensors of float32 itself
-                    if each is model:
-                        return
-            counts.append(steps.lines)
-    theirs, ours = counts
-    require(
-        len(ours) <= len(theirs),
-        f"{card.id}: a part of the split computes in float32 in a model of float64, where forward does not"
-        f"{next((line for line in ours if line not in theirs), '')}; x.float() loses digits, and a dtype",
-    )
-
-
-class _InFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's
-    """Notes what in forward gives a tensor of float32, with the line that it is in."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's
-        self.lines: list[str] = []
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if any(isinstance(each, Tensor) and each.dtype is torch.float32 for each in tree_leaves(result)):
-            self.lines.append(line_of_caller())
-        return result
-
-
-def _check_values(card: Card) -> None:
-    """Check that forward, if it looks at values, takes the way of the split for darker and brighter images too."""
-    model = noisy(card)
-    parts = nn.Sequential(*split(model))
-    heads = [head.path for head in anatomy_of(model).heads if head.role == "main"]
-    x = example(card, batch=1)
-    first = {*calls_of(model, heads, inputs_of(card, batch=1))}
-    for name, images in _others(x):
-        with torch.no_grad():
-            theirs = scores_of(model, images)
-        path = next((path for path in first - {*calls_of(model, first, (images,))}), None)
-        require(path is None, f"{card.id}: head site {path!r} is not called for {name} images: forward looks at values")
-        with torch.no_grad():
-            ours = next(tensors(parts(images)))
-        if bool(theirs.isfinite().all()) and not same(ours, theirs):
-            raise NonConformance(
-                f"{card.id}: split and forward differ by up to {difference(ours, theirs)} for {name} images",
-                cause="forward looks at values, and takes another path for some images",
-            )
-
-
 def _require_one_device(card: Card, model: nn.Module, inputs: tuple[Any, ...], what: str) -> None:
     """Run a model without values, as far as it comes, and refuse tensors that are left on the CPU."""
     x = tree_map(lambda each: each.to("meta") if isinstance(each, Tensor) else each, inputs)
@@ -448,11 +305,3 @@ def _graph_breaks(model: nn.Module, x: tuple[Any, ...]) -> int:
     torch._dynamo.reset()  # noqa: SLF001 - as above
     with torch.no_grad():
         return int(torch._dynamo.explain(model)(*x).graph_break_count)  # noqa: SLF001 - as above
-
-
-def _others(x: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """Images of other values than those under test, that forward may take another way for, with a word for them."""
-    yield "darker", x - 3
-    yield "brighter", x + 3
-    yield "louder", 16 * x
-    yield "empty", torch.zeros_like(x)

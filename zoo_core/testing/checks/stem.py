@@ -14,7 +14,7 @@ from zoo_core.errors import NotSupported, ZooError
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.testing.checks.swap import known_arguments
-from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.findings import NonConformance, only_shapes, require
 from zoo_core.testing.under_test import (
     arguments,
     by_shapes,
@@ -22,7 +22,6 @@ from zoo_core.testing.under_test import (
     inputs_of,
     inside,
     model_under_test,
-    only_shapes,
     parameters_used,
     tensors,
 )

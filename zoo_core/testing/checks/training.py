@@ -15,10 +15,9 @@ from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.structure import under
 from zoo_core.testing.checks.swap import NUM_CLASSES
-from zoo_core.testing.findings import NonConformance, require
+from zoo_core.testing.findings import NonConformance, difference, require
 from zoo_core.testing.under_test import (
     arguments,
-    difference,
     example,
     inputs_of,
     inside,
