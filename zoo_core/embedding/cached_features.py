@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from zoo_core.build.request import ModelRequest
 from zoo_core.embedding.digests import digest_of_module, digest_of_samples, unknown_in
-from zoo_core.embedding.feature_files import WHOLE, Rows, folder_of, read_rows, refuse_unreadable
-from zoo_core.errors import UsageError, ZooWarning
+from zoo_core.embedding.feature_files import WHOLE, Rows, read_rows
+from zoo_core.errors import CacheError, UsageError, ZooWarning
 from zoo_core.utils import no_follow
 from zoo_core.utils.arguments import check_count, check_seed, strict_arguments
 from zoo_core.utils.device import on_the_cpu
@@ -46,7 +48,7 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, folder: Path) -> None:
         result = read_rows(folder)
         if result is None:
-            raise refuse_unreadable(folder)
+            raise _unreadable(folder)
         self.folder = folder
         self.features, self.targets = result
 
@@ -194,7 +196,7 @@ def cached_features(
     believed = not (cache and cache.is_only_found)
     home = device or _device(backbone)
     facts = {"data": data, "samples": digest_of_samples(dataset, total), **_backbone_key(backbone, home)}
-    place = folder_of(root, facts)
+    place = _folder_of(root, facts)
     if read_rows(place, believed=believed) is None:
         with _alone(place):
             if read_rows(place, believed=believed) is None:
@@ -333,7 +335,7 @@ class Batches:
         drop_last: bool = False,
         keep: bool | None = None,
     ) -> None:
-        held = _held(rows, device, keep=keep)
+        held = _on_device(rows, device, keep=keep)
         self.device = device
         self.kept = held is not None
         self._rows = rows if held is None else held
@@ -371,8 +373,8 @@ class Batches:
         return result.to(self.device, non_blocking=True)
 
 
-def _held(rows: Pair, device: torch.device, *, keep: bool | None) -> Pair | None:
-    """All cached features and targets, copied to the device, if it is to hold them and can."""
+def _on_device(rows: Pair, device: torch.device, *, keep: bool | None) -> Pair | None:
+    """Cached features and targets, all copied to the device, if it is to hold them and can."""
     needed = sum(each.nbytes for each in rows)
     room = room_on(device)
     if keep is False or (keep is None and room is None):
@@ -412,3 +414,19 @@ def room_on(device: torch.device) -> int | None:
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + held
     return free - free // _SPARED
+
+
+def _folder_of(root: Path, facts: dict[str, str]) -> Path:
+    """The folder for cached features that depend on these facts, and on nothing else."""
+    text = json.dumps(facts, sort_keys=True)
+    return root / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _unreadable(folder: Path) -> CacheError:
+    """The error for cached features that were written and cannot be read back."""
+    return CacheError(
+        f"what was just written to {folder} is not there any more",
+        cause="something cleans that folder, or its disk is broken",
+        hint="try again, or give another folder",
+        path=folder,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.embedding.digests import bytes_of
-from zoo_core.errors import CacheError, UsageError
+from zoo_core.errors import UsageError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import anew, sync_folder
 from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
@@ -213,19 +212,3 @@ def _write_record_if_possible(path: Path, record: dict[str, Any]) -> None:
         _write_record(path, record)
     except OSError:  # read-only: it is hashed each time
         return
-
-
-def folder_of(root: Path, facts: dict[str, str]) -> Path:
-    """The folder for the files of features that depend on these facts, and on nothing else."""
-    text = json.dumps(facts, sort_keys=True)
-    return root / hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def refuse_unreadable(folder: Path) -> CacheError:
-    """The error for files of features that were written and cannot be read back."""
-    return CacheError(
-        f"what was just written to {folder} is not there any more",
-        cause="something cleans that folder, or its disk is broken",
-        hint="try again, or give another folder",
-        path=folder,
-    )

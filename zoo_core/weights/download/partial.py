@@ -148,7 +148,7 @@ class Partial:
     def pieces(self) -> list[tuple[int, Path]]:
         """The first byte and the file of each piece that waits for those before it, in order."""
         prefix = f"{self.path.name}{PIECE}"
-        found = [path for path in belongings(self.path) if path.name.startswith(prefix)]
+        found = [path for path in files_beside(self.path) if path.name.startswith(prefix)]
         return sorted((int(number), path) for path in found if (number := path.name.removeprefix(prefix)).isdecimal())
 
     def piece(self, begin: int) -> Path:
@@ -161,7 +161,7 @@ class Partial:
         with disk_errors(self.path.parent):
             self._file.seek(0)
             self._file.truncate()
-            for each in belongings(self.path):
+            for each in files_beside(self.path):
                 no_follow.unlink(each)
         self.length = 0
         self._follow()
@@ -262,7 +262,7 @@ class Partial:
             sync_folder(final.parent)
         self._published = True
         with contextlib.suppress(OSError):  # it is of no harm
-            for each in belongings(self.path):
+            for each in files_beside(self.path):
                 no_follow.unlink(each)
         return final
 
@@ -286,7 +286,7 @@ def _adopt(folder: Path, stem: str) -> Partial | None:
     """The partial file to continue: the longest that a dead process has left; the others are removed."""
     adopted = None
     for path in partials(folder, stem):
-        file = claim(path, belongings(path))
+        file = claim(path, files_beside(path))
         if file is None:
             continue
         if adopted is None:
@@ -319,7 +319,7 @@ def _copied(path: Path, file: FileIO, stem: str) -> Partial:
     except (OSError, ZooError):  # the bytes are only a saving
         partial.restart()
     file.close()
-    move_belongings(path, partial.path)
+    move_files_beside(path, partial.path)
     no_follow.unlink(path)
     return partial
 
@@ -347,8 +347,8 @@ def progress(folder: Path, stem: str) -> list[tuple[str, int, int]]:
     return seen
 
 
-def belongings(path: Path) -> list[Path]:
-    """What is kept beside a partial file: the note of its origin, and pieces that wait for those before them."""
+def files_beside(path: Path) -> list[Path]:
+    """The files kept beside a partial file: the note of its origin, and pieces that wait for those before them."""
     with contextlib.suppress(OSError):
         starts = (f"{path.name}{ORIGIN}", f"{path.name}{PIECE}")
         return [path.with_name(name) for name in no_follow.names(path.parent) if name.startswith(starts)]
@@ -368,13 +368,13 @@ def move(path: Path, new: Path) -> bool:
         no_follow.replace(path, new)
     except OSError:
         return False
-    move_belongings(path, new)
+    move_files_beside(path, new)
     return True
 
 
-def move_belongings(path: Path, new: Path) -> None:
-    """Rename what is kept beside a partial file that has another name now."""
-    for each in belongings(path):
+def move_files_beside(path: Path, new: Path) -> None:
+    """Rename the files kept beside a partial file that has another name now."""
+    for each in files_beside(path):
         with contextlib.suppress(OSError):
             no_follow.replace(each, new.with_name(new.name + each.name.removeprefix(path.name)))
 
@@ -385,7 +385,7 @@ def remove(path: Path) -> None:
     Raises:
         OSError: It cannot be removed.
     """
-    for each in (path, *belongings(path)):
+    for each in (path, *files_beside(path)):
         no_follow.unlink(each)
 
 
@@ -419,7 +419,7 @@ def _swept(path: Path, spare: float) -> int:
             if surely_dead(path):  # else it is in the middle of being renamed, perhaps
                 remove(path)
             return 0
-        if time.time() - status.st_mtime < spare or (file := claim(path, belongings(path))) is None:
+        if time.time() - status.st_mtime < spare or (file := claim(path, files_beside(path))) is None:
             return 0
         with file:
             freed = status.st_size
