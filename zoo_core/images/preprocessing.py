@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
-from zoo_core.errors import NotSupported, Unreadable, UsageError, ZooError
+from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import Edit, attach, metadata_of, unwrap
@@ -78,7 +78,7 @@ def preprocessing(model: nn.Module | str, *, size: int | Sequence[int] | None = 
 
 @strict_arguments
 def set_preprocessing(model: nn.Module, preprocessing: Preprocessing | Mapping[str, Any] | str) -> nn.Module:
-    """Say what images go through before ``model`` sees them: for an untrained model, or weights of your own.
+    """Set the preprocessing of images before ``model`` sees them: for an untrained model, or weights of your own.
 
     It stays with the model: :func:`zoo_core.transforms`, :func:`zoo_core.predict` and :func:`zoo_core.save` use it.
 
@@ -193,7 +193,7 @@ def _is_number(value: object) -> bool:
 
 
 def with_preprocessing(known: Metadata, preprocessing: Preprocessing) -> Metadata:
-    """Set another preprocessing as :func:`set_preprocessing` does, in a copy of what is known of a model."""
+    """Another preprocessing in a copy of what is known of a model, as :func:`set_preprocessing` sets it."""
     edit = Edit(_VERB, {"preprocessing": preprocessing_to_record(preprocessing)})
     return replace(known, edits=(*known.edits, edit))
 
@@ -211,7 +211,7 @@ def fitting(model: nn.Module, preprocessing: object) -> Preprocessing:
     channels = example_input(model).shape[1]
     edits = [edit for edit in metadata_of(model).edits if edit.verb == "adapt_stem"]
     if isinstance(preprocessing, str) and edits and len(result.mean) != channels:
-        result = _through_stems(edits, result)
+        result = _with_new_channels(edits, result)
     if len(result.mean) == len(result.std) == channels:
         return result
     raise UsageError(
@@ -250,7 +250,7 @@ def numbers_of(model: nn.Module | str) -> Numbers:
         return Numbers(card.find(tag or held_tag(card.id, card.default)).preprocessing, card.task)
     known = metadata_of(model)
     task = known.card.task if known.card else "classification"
-    result = _current_preprocessing(known.preprocessing, known.edits)
+    result = current_preprocessing(known.preprocessing, known.edits)
     if result is None:
         raise _no_preprocessing(known)
     if known.card and not any(edit.verb == _VERB for edit in known.edits):
@@ -265,37 +265,16 @@ def _for_built_size(model: nn.Module, numbers: Numbers, card: Card) -> Preproces
     return resized(numbers, sides) if is_other else numbers.preprocessing
 
 
-def preprocessing_of_save(start: Mapping[str, Any], edits: Iterable[Mapping[str, Any]]) -> Preprocessing | None:
-    """The preprocessing of a saved model: where its recipe starts, and what its edits made of it.
-
-    Args:
-        start: ``preprocessing`` of the recipe.
-        edits: ``edits`` of the recipe.
-
-    Returns:
-        The preprocessing, NaN for a channel without numbers; None where nothing says it.
-
-    Raises:
-        Unreadable: They are no such records.
-    """
-    try:
-        done = [Edit(edit["verb"], {name: value for name, value in edit.items() if name != "verb"}) for edit in edits]
-        return _current_preprocessing(preprocessing_from_record(dict(start)), done)
-    except (KeyError, TypeError, ValueError) as error:  # a stranger's recipe
-        cause = f"{type(error).__name__}: {error}"
-        raise Unreadable("the recipe of the save does not say how images are prepared", cause=cause) from error
-
-
-def _current_preprocessing(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
+def current_preprocessing(start: Preprocessing | None, edits: Sequence[Edit]) -> Preprocessing | None:
     """The preprocessing of a model's images now: the latest that was set, with the channels of each new stem since."""
     latest = max((i for i, edit in enumerate(edits) if edit.verb == _VERB), default=None)
     if latest is not None:
         start, edits = _as_preprocessing(edits[latest].arguments["preprocessing"]), edits[latest + 1 :]
-    return start and _through_stems([edit for edit in edits if edit.verb == "adapt_stem"], start)
+    return start and _with_new_channels([edit for edit in edits if edit.verb == "adapt_stem"], start)
 
 
-def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
-    """Preprocessing as edits of the stem leave it; NaN for a channel that comes from no old one.
+def _with_new_channels(edits: Sequence[Edit], before: Preprocessing) -> Preprocessing:
+    """The preprocessing with numbers for the channels of adapted stems; NaN for one that comes from no old one.
 
     Its channels are then taken in the order in which they come.
     """
@@ -306,7 +285,7 @@ def _through_stems(edits: Sequence[Edit], before: Preprocessing) -> Preprocessin
 
 
 def _numbers_through(edits: Iterable[Edit], numbers: Sequence[float]) -> tuple[float, ...]:
-    """The mean or std of a preprocessing for the channels of a new stem; NaN for one that comes from no old one."""
+    """The mean or std of a preprocessing with a number for each new channel; NaN for one that comes from no old one."""
     for edit in edits:
         arguments = edit.arguments
         plan = plan_channels(arguments["in_channels"], len(numbers), arguments["policy"], arguments["map"])

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.contract.card_file import preprocessing_to_record
+from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
-from zoo_core.images.preprocessing import preprocessing_of_save
+from zoo_core.images.preprocessing import current_preprocessing
 from zoo_core.recipe.record import ANY_NUMBER, FILE, Recipe, damaged, recipe_of
+from zoo_core.surgery.metadata import Edit
 from zoo_core.utils.atomic_write import sync_folder
 from zoo_core.utils.no_follow import real
 from zoo_core.utils.paths import expand, is_file, is_folder, is_link, is_there, is_written_as_path
@@ -26,6 +27,8 @@ from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zoo_core.contract.card import Preprocessing
 
 _DIGITS = 8
 """Of the digest, in the name of the tensors' file."""
@@ -101,7 +104,7 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
     if as_json:
         return recipe.text().rstrip()
     names = recipe.class_names
-    prepared = preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits))
+    prepared = preprocessing_to_record(preprocessing_of_save(recipe))
     lines = {
         "model": recipe.id + (f", from {recipe.weights['tag']}" if recipe.weights.get("tag") else ""),
         "surgery": ", ".join(str(edit["verb"]) for edit in recipe.edits),
@@ -115,6 +118,26 @@ def outline_of(name: str, *, as_json: bool = False) -> str:
         "saved with": ", ".join(f"{key} {value}" for key, value in recipe.versions.items()),
     }
     return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
+
+
+def preprocessing_of_save(recipe: Recipe) -> Preprocessing | None:
+    """The preprocessing of a saved model: where its recipe starts, and what its edits made of it.
+
+    Returns:
+        The preprocessing, NaN for a channel without numbers; None where nothing says it.
+
+    Raises:
+        Unreadable: They are no such records.
+    """
+    try:
+        start = preprocessing_from_record(dict(recipe.preprocessing))
+        edits = [
+            Edit(edit["verb"], {name: value for name, value in edit.items() if name != "verb"}) for edit in recipe.edits
+        ]
+        return current_preprocessing(start, edits)
+    except (KeyError, TypeError, ValueError) as error:  # a stranger's recipe
+        cause = f"{type(error).__name__}: {error}"
+        raise Unreadable("the recipe of the save does not say how images are prepared", cause=cause) from error
 
 
 def check_plain_file(path: Path, *, limit: int | None = None) -> None:

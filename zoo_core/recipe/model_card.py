@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import UsageError
-from zoo_core.images.preprocessing import preprocessing_of_save
+from zoo_core.recipe.folder import preprocessing_of_save
 from zoo_core.recipe.record import ANY_NUMBER
 from zoo_core.registry.zoo import current_zoo
 
@@ -60,7 +60,7 @@ def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None,
         lines += [f"{ANY_NUMBER[0].upper()}{ANY_NUMBER[1:]}.", ""]
     if metrics:
         lines += ["## Metrics", "", *(f"- {_plain(name)}: {_plain(value)}" for name, value in metrics.items()), ""]
-    if record := preprocessing_to_record(preprocessing_of_save(recipe.preprocessing, recipe.edits)):
+    if record := preprocessing_to_record(preprocessing_of_save(recipe)):
         lines += ["## Preprocessing", "", "```json", json.dumps(record, indent=2), "```", ""]
     versions = ", ".join(_plain(f"{name} {version}") for name, version in recipe.versions.items())
     return "\n".join([*head, *lines, f"Saved with {versions}.", ""])

@@ -18,8 +18,8 @@ from zoo_core.recipe.record import FILE
 from zoo_core.recipe.timm_config import timm_config
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights.digest import sha256_of
-from zoo_core.weights.hub_folder import SCHEME, client, parse
-from zoo_core.weights.transport.hub import hub_error
+from zoo_core.weights.hub_folder import SCHEME, parse
+from zoo_core.weights.transport.hub import hub_client, hub_error
 
 if TYPE_CHECKING:
     import os
@@ -75,7 +75,7 @@ def push(folder: str | os.PathLike[str], to: str, *, private: bool | None = None
     metrics = _metrics(source)
     if settings.offline():
         raise Offline("nothing is sent while ZOO_OFFLINE is set", hint="unset it")
-    api = client()
+    api = hub_client()
     with _staging() as staging:
         shutil.copyfile(tensors, Path(staging, _TENSORS))
         shared = replace(recipe, tensors={**recipe.tensors, "file": _TENSORS})

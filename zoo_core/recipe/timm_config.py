@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.build.get import get
 from zoo_core.errors import ZooError
-from zoo_core.images.preprocessing import preprocessing_of_save
+from zoo_core.recipe.folder import preprocessing_of_save
 from zoo_core.recipe.rebuild import Limit, options_of
 from zoo_core.weights.formats.safetensors import read_safetensors
 
@@ -45,7 +45,7 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
     if model is None:
         return None
     own = dict(getattr(model, "pretrained_cfg", None) or {})
-    known = preprocessing_of_save(recipe.preprocessing, recipe.edits)
+    known = preprocessing_of_save(recipe)
     numbers = {} if known is None else _numbers(known)
     size = list(own.get("input_size") or (3, 224, 224))
     is_fixed = own.get("fixed_input_size") and "img_size" not in options  # timm would build it for images of that size

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
-from zoo_core.errors import DigestMismatch, LockError, Offline, UsageError, ZooError
+from zoo_core.errors import DigestMismatch, LockError, Offline, UsageError
 from zoo_core.utils import no_follow
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.digest import Stamp, has_noted, sha256_of
-from zoo_core.weights.transport.hub import hub_error
+from zoo_core.weights.transport.hub import hub_client, hub_error
 from zoo_core.weights.trust.lock import Locked, current_lock
 
 if TYPE_CHECKING:
@@ -61,19 +60,6 @@ def parse(name: str) -> tuple[str, str | None]:
             else f"the hub takes no '--', '..' or '.git', no '-' or '.' at an end, and at most {_LONGEST} characters",
         )
     return match["repo"], match["revision"]
-
-
-def client() -> Any:
-    """The client that fetches folders of saves from the hub, or from what ``HF_ENDPOINT`` names in its place.
-
-    Raises:
-        ZooError: huggingface_hub is not installed.
-    """
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ZooError("the hub needs huggingface_hub", hint="pip install 'zoo-core[hub]'") from error
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="zoo")
 
 
 def fetch_folder(name: str, *, obey_lock: bool = True) -> Path:
@@ -126,7 +112,7 @@ def lock_entry(name: str) -> Locked:
     repo, revision = parse(name)
     folder = fetch_folder(name, obey_lock=False)
     recipe = folder / RECIPE
-    endpoint = str(client().endpoint).rstrip("/")
+    endpoint = str(hub_client().endpoint).rstrip("/")
     url = f"{endpoint}/{repo}/resolve/{folder.name}/{RECIPE}"
     return Locked(_locked_name(repo, revision), sha256_of(recipe), recipe.stat().st_size, RECIPE, (url,))
 
@@ -162,7 +148,7 @@ def _commit_of(locked: Locked) -> str:
 
 def _fetch(name: str, repo: str, revision: str | None, root: Path) -> Path:
     """Fetch recipe and tensors of a save from the hub into a folder named after the commit."""
-    api = client()
+    api = hub_client()
     try:
         commit = str(api.model_info(repo, revision=revision).sha)
         if not _COMMIT.fullmatch(commit):

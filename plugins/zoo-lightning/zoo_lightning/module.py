@@ -32,7 +32,7 @@ _AUXILIARY = 0.3
 
 
 class LabelPrecision(MultilabelAveragePrecision):
-    """What ``FineTune`` logs as its score on several labels an image: mean average precision of those that occur.
+    """The score that the module ``FineTune`` logs on several labels an image: mean average precision of those that occur.
 
     torchmetrics counts the others as 0.
 
@@ -106,7 +106,7 @@ class FineTune(LightningModule):
         self.label_smoothing, self.multi_label, self.warmup, self.seed = label_smoothing, multi_label, warmup, seed
         self.unfreeze_at = dict(unfreeze_at or {})
         for part in self.unfreeze_at:
-            parameters_of(model, part)  # raises now, and not when its epoch begins
+            parameters_unfrozen_by(model, part)  # raises now, and not when its epoch begins
         main = zoo.anatomy(model).main
         if main is None or not main.num_classes:
             raise errors.NotSupported(
@@ -285,14 +285,14 @@ def require_trainable(model: nn.Module, unfrozen: Sequence[str] = ()) -> None:
         )
 
 
-def parameters_of(model: nn.Module, part: str) -> set[str]:
-    """The parameters that ``FineTune`` trains once it unfreezes a part, by name; the model stays as it is.
+def parameters_unfrozen_by(model: nn.Module, part: str) -> set[str]:
+    """Names of the parameters that the module ``FineTune`` trains once it unfreezes a part; the model stays as it is.
 
     Raises:
         UnknownPart: There is no such part.
 
     Example:
-        >>> sorted(parameters_of(zoo.get("tiny/glyphnet"), "head"))
+        >>> sorted(parameters_unfrozen_by(zoo.get("tiny/glyphnet"), "head"))
         ['fc.bias', 'fc.weight']
     """
     own = {id(each): nn.Parameter(each.detach(), requires_grad=False) for each in model.parameters()}
@@ -302,14 +302,14 @@ def parameters_of(model: nn.Module, part: str) -> set[str]:
 
 
 def require_frozen(model: nn.Module, unfreeze_at: Mapping[str, int]) -> None:
-    """Refuse an ``unfreeze_at`` of ``FineTune`` for what is trained from the first epoch on.
+    """Refuse an ``unfreeze_at`` of the module ``FineTune`` for what is trained from the first epoch on.
 
     Raises:
         UsageError: A part of it is not frozen.
     """
     trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for part, epoch in unfreeze_at.items():
-        if epoch and parameters_of(model, part) <= trains:
+        if epoch and parameters_unfrozen_by(model, part) <= trains:
             raise errors.UsageError(
                 f"{part!r} is not frozen, so that there is nothing to unfreeze in epoch {epoch}",
                 cause="it trains from the first epoch on",

@@ -175,7 +175,7 @@ def figure(image: Any, caption: str) -> str:
 
 
 def _thumbnail(read: Any) -> str:
-    """A small image as base64, so that the page needs no file beside it."""
+    """A small image in the report of a run, as base64, so that the page needs no file beside it."""
     image = v2.functional.to_pil_image(read) if isinstance(read, Tensor) else read.convert("RGB")
     image.thumbnail((_SIDE, _SIDE))
     buffer = BytesIO()

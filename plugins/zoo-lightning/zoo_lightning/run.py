@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 REPORT, METRICS = "report.html", "metrics.json"
 _UNTIL = "until="
+"""What ``freeze`` begins with where all before a part stays as it is, such as ``until=layer4``."""
 _STEPS = 100
 """In which a learning rate is looked for."""
 _SLOWEST = 1e-5
@@ -217,7 +218,11 @@ def _module(data: ImageData, model: str | nn.Module, options: Options, *, values
     """The module that a run trains: a model suited to the data, frozen and adapted as the options say."""
     require_options(data.task, asdict(options))
     built = suited(_built(data, model, options, values=values), data)
-    _freeze(built, options.freeze)
+    for part in options.freeze:
+        if part.startswith(_UNTIL):
+            zoo.freeze(built, until=part.removeprefix(_UNTIL))
+        else:
+            zoo.freeze(built, part)
     if options.adapter:
         zoo.add_lora(built, rank=options.adapter_rank, seed=options.seed)
     schedule = options.unfreeze_at or {}
@@ -246,15 +251,6 @@ def _built(data: ImageData, model: str | nn.Module, options: Options, *, values:
     if options.weights != "default":
         raise errors.UsageError("weights is for a model that is named", hint="leave it out: the model has its own")
     return model
-
-
-def _freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Freeze parts of a model before a run trains it; ``until=layer4`` is all that comes before that part."""
-    for part in parts:
-        if part.startswith(_UNTIL):
-            zoo.freeze(model, until=part.removeprefix(_UNTIL))
-        else:
-            zoo.freeze(model, part)
 
 
 def _trainer(options: Options, work: Path, callbacks: Sequence[Callback], arguments: dict[str, Any]) -> Trainer:

@@ -1,13 +1,13 @@
-"""The Hugging Face hub: which urls are its own, the token that it is sent, and what its answers mean."""
+"""The Hugging Face hub: which urls are its own, the token that it is sent, its client, and what its answers mean."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import FetchError
+from zoo_core.errors import FetchError, ZooError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.transport.urls import is_loopback
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _HUB = "https://huggingface.co"
 _LONGEST_TOKEN = 500
+_ON = {"1", "ON", "YES", "TRUE"}
+"""Values that switch on what the hub's own client reads from the environment."""
 _FILE = re.compile(r"(https?://[^/]+/[^/]+/[^/]+)/resolve/[^/]+/.+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HINTS = {
@@ -54,7 +56,7 @@ def is_hub(url: str) -> bool:
 
 def hub_is_offline() -> bool:
     """Whether the Hugging Face hub is not to be asked, and it alone: its own switch ``HF_HUB_OFFLINE`` is on."""
-    return _is_switched_on("HF_HUB_OFFLINE")
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
 
 
 def hub_token(url: str) -> str:
@@ -70,7 +72,7 @@ def hub_token(url: str) -> str:
 
 def _kept_token() -> str:
     """The token for the hub in the file that ``hf auth login`` writes."""
-    if _is_switched_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+    if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _ON:
         return ""
     base = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     try:
@@ -80,11 +82,6 @@ def _kept_token() -> str:
     except (OSError, ValueError, RuntimeError):  # there is none, or no home folder, or it is no text
         return ""
     return token if token.isprintable() else ""
-
-
-def _is_switched_on(variable: str) -> bool:
-    """Whether a switch of the Hugging Face hub's own client, such as ``HF_HUB_OFFLINE``, is on."""
-    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def refusal(url: str, code: str) -> str:
@@ -137,9 +134,22 @@ def commit_of(headers: Mapping[str, str], sha256: str) -> str:
 
 
 def hub_error(summary: str, error: Exception, name: str, hint: str) -> FetchError:
-    """The error for the folder of a save that the hub's client could not fetch or push; it says what to do."""
+    """The error for what the Hugging Face hub's client could not fetch or push; it says what to do."""
     reason = str(error).strip().partition("\n")[0]
     kind = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _HINTS), "")
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = _HINTS.get(kind) or _HINTS_BY_STATUS.get(status or 0, hint)
     return FetchError(summary, cause=f"{type(error).__name__}: {reason}", hint=said, attempts=((name, reason),))
+
+
+def hub_client() -> Any:
+    """The Hugging Face hub's own client, for the hub or what ``HF_ENDPOINT`` names in its place.
+
+    Raises:
+        ZooError: huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ZooError("the hub needs huggingface_hub", hint="pip install 'zoo-core[hub]'") from error
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="zoo")
