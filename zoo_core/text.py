@@ -64,7 +64,7 @@ def table(rows: Sequence[Sequence[str]], *, columns: int | None = None, figures:
 
 
 def redacted(text: str) -> str:
-    """Text for people without the secrets in its URLs: neither what is before ``@``, nor queries and fragments.
+    """A text for people without the secrets in its URLs: neither what is before ``@``, nor queries and fragments.
 
     Example:
         >>> redacted("cannot reach https://me:secret@example.org/net.pth?token=abc: refused")
@@ -227,7 +227,7 @@ def human(size: int) -> str:
 
 
 def in_one_line(text: str) -> str:
-    r"""The text of a message of several lines in one: what happened, why, and what to do.
+    r"""A text of several lines, such as that of an error, in one line.
 
     Example:
         >>> in_one_line("cat.jpg: the file is damaged\n  next step: replace it")

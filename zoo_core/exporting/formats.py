@@ -155,7 +155,7 @@ def _refuse_branches(model: nn.Module, x: Tensor) -> None:
 
 
 def _open_torchscript(path: Path) -> Run:
-    """Open a file of the format TorchScript to run it."""
+    """Open an exported file of the format TorchScript to run it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module: Run = torch.jit.load(path)  # type: ignore[no-untyped-call]  # torch's

@@ -113,7 +113,7 @@ def _share(hits: list[bool]) -> float:
 def _labelled_images(
     model: nn.Module, images: str | os.PathLike[str], size: int | Sequence[int] | None
 ) -> Iterator[tuple[Tensor, str]]:
-    """Labelled images, prepared for the model: to write it in eight bits, and to test the classifier on them."""
+    """Labelled images, prepared for the model: to quantize it by them, and to test the classifier on them."""
     labels: list[str] = []
 
     def named() -> Iterator[Any]:

@@ -259,7 +259,7 @@ def numbers_of(model: nn.Module | str) -> Numbers:
 
 
 def _for_built_size(model: nn.Module, numbers: Numbers, card: Card) -> Preprocessing:
-    """The preprocessing of a card for a model that was built for images of another size, and takes no others."""
+    """The preprocessing of a card, resized for a model that was built for images of another size and no others."""
     sides = metadata_of(model).built_image_size(unwrap(model))
     is_other = sides is not None and sides != card.input_size[-2:] and numbers.preprocessing.crop
     return resized(numbers, sides) if is_other else numbers.preprocessing

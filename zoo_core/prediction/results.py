@@ -45,7 +45,7 @@ def _colour_of(label: int) -> tuple[int, int, int]:
 
 
 def _to_pil(image: Any) -> Image.Image:
-    """The image below the results of a prediction, as RGB: read upright, as it was predicted."""
+    """The image of results of a prediction, to draw them on: RGB, and read upright, as it was predicted."""
     image = read(image, "the image to draw on").image
     if isinstance(image, torch.Tensor):
         values = image if image.dtype == torch.uint8 else (image.float() * 255).round().to(torch.uint8)

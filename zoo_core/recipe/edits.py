@@ -242,7 +242,7 @@ _READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def kind_of(module: nn.Module) -> str:
-    """Class of a module as a dotted path, to find layers edited by hand; a synchronized batch norm counts as plain."""
+    """Class of a module as a dotted path, for edits by hand to be found; a synchronized batch norm counts as plain."""
     kind = type(module)
     return "a batch norm" if kind in _BATCH_NORMS else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -253,7 +253,7 @@ def settings_of(module: nn.Module) -> dict[str, Any]:
 
 
 def changes_by_hand(model: nn.Module, made: nn.Module, following: Collection[str]) -> dict[str, Any]:
-    """What was changed by hand in ``model``, beside ``made``, as far as that can be written down.
+    """The edit by hand that makes ``model`` of ``made``, as far as that can be written down.
 
     Args:
         model: A model.
@@ -263,13 +263,13 @@ def changes_by_hand(model: nn.Module, made: nn.Module, following: Collection[str
     Returns:
         The arguments of :func:`change_by_hand`; none where nothing can or need be done.
     """
-    changes = _Changes(following)
+    changes = _EditByHand(following)
     changes.look(model, made, "")
     return changes.arguments()
 
 
-class _Changes:
-    """What was changed by hand, as it is found: layers, shapes of tensors, and settings."""
+class _EditByHand:
+    """The edit by hand, as it is found: layers, shapes of tensors, and settings."""
 
     def __init__(self, following: Collection[str]) -> None:
         self.following = following
@@ -334,7 +334,7 @@ def change_by_hand(
     shapes: Mapping[str, Sequence[int] | None] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> nn.Module:
-    """Change a model as it was changed by hand before it was saved.
+    """Repeat the edit by hand: change a model as it was changed by hand before it was saved.
 
     Args:
         model: Changed in place.
@@ -368,7 +368,7 @@ def change_by_hand(
 
 
 def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
-    """Put a layer into a model, or remove one, as was done by hand before it was saved."""
+    """Repeat an edit by hand: put a layer into a model, or remove one."""
     owner, _, name = path.rpartition(".")
     parent = model.get_submodule(owner)
     if layer is not None and not isinstance(layer, Layers):
@@ -386,7 +386,7 @@ def _put(model: nn.Module, path: str, layer: Layers | None) -> None:
 
 
 def _reshape(model: nn.Module, name: str, shape: Sequence[int] | None) -> None:
-    """Give a tensor of a model the shape that it was given by hand before the model was saved."""
+    """Repeat an edit by hand: give a tensor of a model another shape."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers  # noqa: SLF001 - setattr would register anew
@@ -402,7 +402,7 @@ def _reshape(model: nn.Module, name: str, shape: Sequence[int] | None) -> None:
 
 
 def _set(module: nn.Module, values: Mapping[str, Any]) -> None:
-    """Give a module the settings that it was given by hand before it was saved."""
+    """Repeat an edit by hand: give settings of a module other values."""
     known = settings_of(module)
     for name, value in values.items():
         if name not in known or not may_be_set(value):
@@ -411,7 +411,7 @@ def _set(module: nn.Module, values: Mapping[str, Any]) -> None:
 
 
 def may_be_set(value: object) -> bool:
-    """Whether a file may say this value of an attribute changed by hand: a number, a short word, a layer."""
+    """Whether an edit in a recipe may set an attribute to this value: a number, a short word, a layer."""
     if isinstance(value, list | tuple):
         return all(may_be_set(each) and not isinstance(each, list | tuple) for each in value)
     if isinstance(value, type):

@@ -201,7 +201,7 @@ def _allowed_options(
 
 
 def _of_the_card(card: Card, name: str, value: object) -> bool:
-    """Whether an option in a recipe is the card's own, so that the model may be rebuilt with it."""
+    """Whether an option is the card's own, so that a rebuild may take it although a recipe says it."""
     return any(
         name in known and _same_option(known[name], value)
         for known in (card.options, *(weights.options for weights in card.weights))

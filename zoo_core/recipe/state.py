@@ -140,13 +140,13 @@ def match_dtypes(model: nn.Module, state: dict[str, Tensor], dtype: str) -> None
 
 
 def frozen_in(model: nn.Module) -> list[str]:
-    """What of a model is frozen, as its save states it: the shortest list of tensors and modules that names it all."""
+    """The state of a model that says what is frozen: the shortest list of tensors and modules that names it all."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return covering({name for name, each in parameters.items() if not each.requires_grad}, set(parameters))
 
 
 def held_in(model: nn.Module) -> list[str]:
-    """Which modules are held in the state of a model: the shortest list with all norms that stay in eval mode."""
+    """The state of a model that says what is held: the shortest list with all norms that stay in eval mode."""
     modules = dict(stateful(model))
     return covering({path for path, module in modules.items() if is_held(module)}, set(modules))
 

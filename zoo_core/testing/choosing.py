@@ -236,7 +236,7 @@ def installed_families() -> list[str]:
 
 
 def known_tasks(family: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks whose models are checked, if the family has models of each.
+    """Choose the models to check by these tasks, if the family has models of each.
 
     Raises:
         UnknownTask: It has none of one; those that it has are listed.

@@ -38,8 +38,8 @@ MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
-class Row:
-    """What tracing found of one model.
+class TracedModel:
+    """A model traced: what tracing found, compared with what its plugin declares.
 
     Attributes:
         model: ``family/name``.
@@ -60,7 +60,7 @@ class Row:
     note: str = ""
 
 
-def compared(card: Card, *, values: bool = False) -> Row:
+def compared(card: Card, *, values: bool = False) -> TracedModel:
     """One model traced, and compared with what its plugin declares.
 
     Args:
@@ -75,7 +75,7 @@ def compared(card: Card, *, values: bool = False) -> Row:
         result = trace(model, _example_to_trace(card)).anatomy
     except (ZooError, RuntimeError) as error:
         note = str(error).strip().replace("\n", " ")[:200]
-        return Row(card.id, "error", stem=False, stages=False, split="", seconds=0.0, note=note)
+        return TracedModel(card.id, "error", stem=False, stages=False, split="", seconds=0.0, note=note)
     heads = _compare_heads(declared, result)
     stem = {*declared.stem} == {*result.stem}
     stages = _steps(declared) == _steps(result)
@@ -83,7 +83,7 @@ def compared(card: Card, *, values: bool = False) -> Row:
     notes += [] if stem else [f"stem {result.stem} instead of {declared.stem}"]
     notes += [] if stages else [f"stages {_steps(result)} instead of {_steps(declared)}"]
     split = result.indivisible or ("claimed" if result.heads else "no head")
-    return Row(card.id, heads, stem, stages, split, round(time.perf_counter() - started, 2), "; ".join(notes))
+    return TracedModel(card.id, heads, stem, stages, split, round(time.perf_counter() - started, 2), "; ".join(notes))
 
 
 def _example_to_trace(card: Card) -> Any:
@@ -117,7 +117,7 @@ def _steps(anatomy: Anatomy) -> list[tuple[int, int]]:
     return [(stage.channels, stage.stride) for stage in anatomy.stages]
 
 
-def _page(rows: Sequence[Row]) -> str:
+def _page(rows: Sequence[TracedModel]) -> str:
     """The rows on traced models as Markdown: shares by family, and each model that differs."""
     lines = ["# Tracing measured against what plugins declare", "", " ".join(_INTRODUCTION.split()), ""]
     lines += [f"{len(rows)} models were measured, the smallest of each share first.", ""]
@@ -142,7 +142,7 @@ channels and strides are the declared ones. `python -m zoo_core.testing.traced` 
 """
 
 
-def _shares(family: str, rows: Sequence[Row]) -> str:
+def _shares(family: str, rows: Sequence[TracedModel]) -> str:
     """The line of a family in the table that compares: how many models are traced as the plugin declares them."""
     count = Counter(row.heads for row in rows)
 
@@ -160,9 +160,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "/").replace("\n", " ")[:160]
 
 
-def _trace_rows(cards: Iterable[Card], values: float, rows: Path | None) -> list[Row]:
+def _traced_models(cards: Iterable[Card], values: float, rows: Path | None) -> list[TracedModel]:
     """A row of the comparison for each model traced, smallest first; those in the file of rows are taken from there."""
-    kept = [Row(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
+    kept = [TracedModel(**json.loads(line)) for line in rows.read_text().splitlines()] if rows and rows.exists() else []
     done = {row.model for row in kept}
     for card in sorted(cards, key=lambda card: card.parameters or 0):
         if card.id in done:
@@ -185,7 +185,7 @@ def main(names: tuple[str, ...], values: float, rows: Path | None) -> None:
     """Measure tracing on the models that NAMES match, and print how that compares with what plugins declare."""
     result = dict.fromkeys(model for name in names or ("*/*",) for model in current_zoo().list(name))
     cards = shard([current_zoo().resolve(model)[0] for model in result])
-    sys.stdout.write(_page(_trace_rows(cards, values, rows)))
+    sys.stdout.write(_page(_traced_models(cards, values, rows)))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def _is_moved_by_setting(url: str) -> bool:
 
 
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
-    """On a cache miss, the request with the digest that a shared cache, a mirror or the hub declares.
+    """Give the request for missing weights the digest that a shared cache, a mirror or the hub declares.
 
     Args:
         entry: Its place in the cache.
@@ -170,7 +170,7 @@ def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> R
 
 
 def _declared_by_mirror(request: Request, failed: Attempts) -> str:
-    """On a cache miss, the digest that a mirror declares for the weights; ``""`` where none does."""
+    """The digest that a mirror declares for missing weights; ``""`` where none does."""
     vouches = request.sha256 or request.trust or settings.may_vouch("mirror")  # a checkout's mirror only serves
     for base in settings.mirrors() if vouches and not settings.offline() else ():
         try:
@@ -184,7 +184,7 @@ def _declared_by_mirror(request: Request, failed: Attempts) -> str:
 
 
 def _declared_by_hub(request: Request) -> str:
-    """On a cache miss, the digest that the hub declares for the weights, now or when its own cache was filled."""
+    """The digest that the hub declares for missing weights, now or when its own cache was filled."""
     attempts: Attempts = []
     for original, url in zip(request.urls, map(rewritten, request.urls), strict=True):
         is_moved_by_checkout = _is_moved_by_setting(original) and not settings.may_vouch("rewrite")

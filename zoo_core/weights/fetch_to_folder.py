@@ -124,7 +124,7 @@ def _folder(dest: str | os.PathLike[str]) -> Path:
 
 
 def _checked(url: str, sha256: str, size: int | None, timeout: float) -> str:
-    """The digest that the caller of ``fetch`` gives, in lower case, when every argument makes sense."""
+    """The digest to fetch a file to a folder by, in lower case, when every argument of ``fetch`` makes sense."""
     try:
         scheme = urlsplit(url).scheme
         url.encode()

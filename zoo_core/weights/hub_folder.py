@@ -196,7 +196,7 @@ def _is_believed(folder: Path) -> bool:
 
 
 def _tensors_in(folder: Path) -> Any:
-    """What the recipe in the folder of a save on the hub says of its tensors.
+    """What a folder on the hub says of its tensors, in the recipe there.
 
     Raises:
         ValueError: It is no recipe.

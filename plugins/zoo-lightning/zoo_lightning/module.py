@@ -32,7 +32,7 @@ _AUXILIARY = 0.3
 
 
 class LabelPrecision(MultilabelAveragePrecision):
-    """The score that the module ``FineTune`` logs on several labels an image: mean average precision of those that occur.
+    """The score that the module logs on several labels an image: mean average precision of those that occur.
 
     torchmetrics counts the others as 0.
 

@@ -41,10 +41,10 @@ def check_builds(card: Card) -> None:
     """It builds untrained, without a network or side effects, with the parameters and classes of its card."""
     model = model_under_test(card)
     check_side_effects(card)
-    counts = {_parameters(model)}
+    counts = {_count_parameters(model)}
     if card.parameters not in (None, *counts) and card.default:
         # libraries publish the number for the model that the weights are for, which may be of another size
-        counts.add(_parameters(get(card.id, weights=None, options=card.find().options, device="meta")))
+        counts.add(_count_parameters(get(card.id, weights=None, options=card.find().options, device="meta")))
     result = " or ".join(f"{count:,}" for count in sorted(counts))
     require(
         card.parameters in (None, *counts),
@@ -115,8 +115,8 @@ _CALLS = {
 """What models are called with, by their task."""
 
 
-def _parameters(model: nn.Module) -> int:
-    """How many parameters a model has that was built, to compare with its card."""
+def _count_parameters(model: nn.Module) -> int:
+    """How many parameters a model has once it is built, for the check of builds to compare with its card."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

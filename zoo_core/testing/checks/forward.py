@@ -235,7 +235,7 @@ def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor
 
 
 def _require_one_device(card: Card, model: nn.Module, inputs: tuple[Any, ...], what: str) -> None:
-    """Run a model without values, as far as it comes, and refuse tensors that are left on the CPU."""
+    """Refuse tensors that forward leaves on the CPU when its model is on another device; it is run without values."""
     x = tree_map(lambda each: each.to("meta") if isinstance(each, Tensor) else each, inputs)
     with torch.no_grad(), _Devices() as devices, suppress(Exception):  # what needs values fails there
         model(*x)

@@ -293,7 +293,7 @@ def _converted(label: str, convert: str, own: dict[str, Tensor], model: nn.Modul
 
 
 def check_values(card: Card) -> None:
-    """Built without initial values and then loaded with those of a file, it is the model that its constructor makes.
+    """Loading the values of a file into a model without initial values makes the model that its constructor makes.
 
     ``zoo.get`` leaves the drawing of values out where a file replaces them. That is wrong for a constructor that
     computes something else from them, and ``Card.needs_values`` has to say so.
@@ -304,10 +304,10 @@ def check_values(card: Card) -> None:
     """
     need_values(card)
     if not card.needs_values:
-        _check_quick(card)
+        _check_quick_loading(card)
         return
     try:
-        needs = not _check_quick(replace(card, needs_values=""))
+        needs = not _check_quick_loading(replace(card, needs_values=""))
     except (NonConformance, NotChecked):
         needs = True
     require(
@@ -318,23 +318,23 @@ def check_values(card: Card) -> None:
     raise NotChecked(f"{card.id} is always built with its values: {card.needs_values}")
 
 
-def _check_quick(card: Card) -> bool:
-    """Check that loading into a model built without values makes the ordinary one; False if it needs the values."""
+def _check_quick_loading(card: Card) -> bool:
+    """Check that loading into a model without values makes the ordinary one; False if its constructor needs them."""
     ordinary = model_under_test(card)
     if is_packed(ordinary):
         raise NotChecked(f"{card.id} is quantised: its layers pack their values while they load them")
-    quick = _without_values(card)
+    quick = _model_to_load_into(card)
     if quick is None:
         return False  # it fails without them, and zoo draws them then
     state = ordinary.state_dict()
     load_state(quick, {name: tensor.clone() for name, tensor in state.items()}, assign=True)
-    _check_loaded(card, quick, state)
+    _check_kept(card, quick, state)
     _check_own_loading(card, quick, state)
     x = inputs_of(card)
     with torch.no_grad():  # first, since a model may keep in its buffers what it has computed for the last image
         right = same(scores_of(quick, *x), scores_of(ordinary, *x))
-    _compare(card, "parameter", ordinary, quick, nn.Module.named_parameters)
-    _compare(card, "buffer", ordinary, quick, nn.Module.named_buffers)
+    _compare_loaded(card, "parameter", ordinary, quick, nn.Module.named_parameters)
+    _compare_loaded(card, "buffer", ordinary, quick, nn.Module.named_buffers)
     frozen = [{name for name, p in model.named_parameters() if not p.requires_grad} for model in (ordinary, quick)]
     _require_loaded(
         card, frozen[0] == frozen[1], f"it has {len(frozen[1])} frozen parameters instead of {len(frozen[0])}"
@@ -344,8 +344,8 @@ def _check_quick(card: Card) -> bool:
     return True
 
 
-def _check_loaded(card: Card, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """No module drops or changes a tensor while torch loads it without initial values."""
+def _check_kept(card: Card, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Check that loading keeps every tensor: no module drops or changes one."""
     loaded = model.state_dict()
     other = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and not same(loaded[name], tensor)]
     if not other:
@@ -379,7 +379,7 @@ def _check_own_loading(card: Card, model: nn.Module, state: Mapping[str, Tensor]
     raise NonConformance(f"{label} takes a state dict without {missing}, though it is told strict=True")
 
 
-def _without_values(card: Card) -> nn.Module | None:
+def _model_to_load_into(card: Card) -> nn.Module | None:
     """The model to load into, as zoo builds it for a file; None where its constructor fails without values."""
     options = metadata_of(model_under_test(card)).options
     with seeded(0), _visibly_empty():
@@ -400,7 +400,7 @@ def _visibly_empty() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _compare(
+def _compare_loaded(
     card: Card,
     kind: str,
     ordinary: nn.Module,
@@ -414,7 +414,7 @@ def _compare(
 
 
 def _ties(model: nn.Module) -> list[set[str]]:
-    """The names of each parameter that has several, which loading must not untie."""
+    """The names of each tied parameter, to check that loading does not untie them."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)

@@ -52,12 +52,12 @@ def check_split(card: Card) -> None:
     _check_indivisible(card)
     if not by_shapes(card):
         model = noisy(card)
-        _splits(card, model, example(card))
+        _check_parts(card, model, example(card))
         for x in _other_images(card, model):
-            _splits(card, model, x)
-    proves = _splits(card, model_under_test(card), example(card))
+            _check_parts(card, model, x)
+    proves = _check_parts(card, model_under_test(card), example(card))
     check_last_map(card)
-    if not (proves or _splits(card, _copy_to_split(card), example(card))):
+    if not (proves or _check_parts(card, _copy_to_split(card), example(card))):
         raise NotChecked(f"{card.id} gives the same scores for two images, and those prove nothing of its split")
 
 
@@ -101,8 +101,8 @@ def _is_taken(model: nn.Module, x: Tensor) -> bool:
         return False
 
 
-def _splits(card: Card, model: nn.Module, x: Tensor) -> bool:
-    """Check that the parts of the split give what the model gives; whether that proves it, since two images differ."""
+def _check_parts(card: Card, model: nn.Module, x: Tensor) -> bool:
+    """Check that the parts of the split give what the model gives; True if two images differ, which proves it."""
     backbone, head = split(model)
     ours: Any = x
     steps: dict[str, Callable[[Any], Any]] = {"features": backbone.features, "pool": backbone.pool, "head": head}

@@ -131,7 +131,7 @@ def check_depths(card: Card) -> None:
 def _not_by_depth(
     card: Card, stages: tuple[Stage, ...], path: str, depth: int, early: str, earlier_depth: int
 ) -> NonConformance:
-    """Finding of the check of depths that a layer runs before one of an earlier stage."""
+    """Finding that a layer runs before one of an earlier stage, where depths go by stages."""
     parts = ["the stem", *(f"stage {stage.name}" for stage in stages), "what comes after the stages"]
     return NonConformance(
         f"{card.id}: {path!r} runs before {early!r}, and its depth is later: it counts to {parts[depth]}, and "
@@ -239,7 +239,7 @@ def _grids(size: tuple[int, int], stride: int) -> Iterator[tuple[int, int]]:
 
 
 class ModuleRun(NamedTuple):
-    """What a module of a model gave when it ran last, to see whether the border of a stage is there.
+    """What a module gave when it ran last, to check whether the border of a stage is there.
 
     Attributes:
         shape: Of the first tensor.
@@ -377,7 +377,7 @@ def _reached(run: ModuleRun, before: ModuleRun) -> set[int]:
 
 
 def _check_end_of_block(run: ModelRun, stage: Stage, later: Stage) -> None:
-    """No stage ends inside a block, whose map is another one: what the block adds to it goes around the border."""
+    """Check that no stage ends inside a block, whose map is another one: what the block adds goes around the border."""
     parts = stage.output.split(".")
     blocks = [".".join(parts[:count]) for count in range(1, len(parts))]
     blocks = [path for path in blocks if run.is_alike(path, stage) and not under(later.output, path)]

@@ -299,7 +299,7 @@ def _first_bytes(file: Path) -> bytes:
 
 def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
     """Read a file of weights that is no safetensors, by its first bytes, and say whether it is mapped."""
-    from zoo_core.weights.formats.torch_legacy import read_tar
+    from zoo_core.weights.formats.torch_legacy import read_stream, read_tar
     from zoo_core.weights.formats.torch_zip import read_plain
 
     members: list[str] = []
@@ -307,7 +307,8 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
         if sniff.is_tar(head):
             return read_tar(file), False
         if not sniff.is_zip(head):
-            return _stream(file, head), False
+            require(head[:1] == b"\x80")
+            return read_stream(file), False
         require_small_directory(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
@@ -316,18 +317,10 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
             require(sniff.describe_file(head, file.name, members) not in sniff.NEXT_STEPS)
             return read_plain(file, archive)
     except Exception as error:  # a broken file can make the reader raise anything
-        raise _refused(file, sniff.describe_file(head, file.name, members), error) from error
+        raise _unreadable(file, sniff.describe_file(head, file.name, members), error) from error
 
 
-def _stream(file: Path, head: bytes) -> object:
-    """Read a file of weights that is no archive: a stream of pickles."""
-    from zoo_core.weights.formats.torch_legacy import read_stream
-
-    require(head[:1] == b"\x80")
-    return read_stream(file)
-
-
-def _refused(file: Path, what: str, error: Exception) -> Unreadable:
+def _unreadable(file: Path, what: str, error: Exception) -> Unreadable:
     """The error for a file of weights, of whatever format, that cannot be read."""
     return Unreadable(
         f"{file} cannot be read as weights",
