@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import zoo_core as zoo
+from zoo_core.build.construct import anatomy_for
 from zoo_core.plugin import Card, Family
-from zoo_core.tracing.trace import anatomy_for
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -13,11 +13,12 @@ from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Metadata, attach
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.tracing.trace import anatomy_for
+from zoo_core.tracing.trace import trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
     from zoo_core.registry.families import Member
     from zoo_core.surgery.receipt import Outcome
@@ -81,6 +82,33 @@ def _metadata_of_new(
     if own is None:
         return known
     return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
+
+
+def anatomy_for(
+    member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
+) -> Anatomy:
+    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or else by ``trace``.
+
+    Args:
+        member: Its family.
+        card: What it was built from.
+        model: As its constructor made it.
+        options: What the constructor was given, which may make the model one of other images than the card says.
+
+    Raises:
+        AnatomyError: A trace cannot run it, or does not prove what its family named.
+    """
+    own = member.own.get(card.name) if card else None
+    if own is not None and own.anatomy is not None:
+        return own.anatomy
+    if member.family.anatomy is not None or card is None:
+        return member.anatomy(model)
+    example: Any = own.example if own else None
+    if example is None:
+        side = {**card.options, **(options or {})}.get(member.family.image_size)
+        sides = (side, side) if isinstance(side, int) else tuple(cast("Any", side or card.input_size[1:]))
+        example = torch.zeros(1, card.input_size[0], *sides, device="cpu")
+    return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy
 
 
 def _without_values(card: Card, options: Mapping[str, object]) -> nn.Module | None:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import UnknownPart, UsageError, ZooError
 from zoo_core.recipe.open_model import open_model, require_values
-from zoo_core.surgery.features.forward import run_on
+from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.inputs import naming_wrong_input
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.text import close_matches, did_you_mean, table
@@ -210,7 +210,7 @@ def activation_stats(
 
     watched = _watched(bare, chosen, measure, functions=layers is None)
     with naming_wrong_input(bare, x, "activation_stats"), _undisturbed(bare), torch.no_grad(), watched:
-        run_on(bare, x, x)
+        run_forward(bare, x)
     if not rows:
         raise UsageError(
             "none of the layers gave anything to measure",

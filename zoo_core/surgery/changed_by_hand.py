@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.features.forward import run_on, with_hooks, with_pre_hooks
+from zoo_core.surgery.features.forward import run_forward, with_hooks, with_pre_hooks
 from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
@@ -327,7 +327,7 @@ def with_own_forward(
         handle = head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output)))
         try:
             with suppress(Exception):  # whatever a forward raises that takes something else than an image
-                outputs.append(anatomy.scores_in(run_on(model, x, x)))
+                outputs.append(anatomy.scores_in(run_forward(model, x)))
         finally:
             handle.remove()
         ran = bool(outputs)

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from zoo_core.build.construct import anatomy_for
 from zoo_core.errors import AnatomyError, UsageError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.changed_by_hand import with_all_layers
+from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import ATTRIBUTE, Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.structure import structure_of, under
 from zoo_core.text import close_matches, did_you_mean
-from zoo_core.tracing.passes import batch_of, run
-from zoo_core.tracing.trace import Trace, anatomy_for, trace
+from zoo_core.tracing.passes import batch_of
+from zoo_core.tracing.trace import Trace, trace
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
@@ -225,8 +227,8 @@ def _prove_given_head(model: nn.Module, known: Metadata, example: Any) -> None:
     attach(twin, known)
     try:
         with torch.no_grad(), evaluating(twin), warnings.catch_warnings(action="ignore", category=ZooWarning):
-            before = _output_shapes(run(twin, example))
-            after = _output_shapes(run(swap_head(twin, head.num_classes + 1, seed=0), example))
+            before = _output_shapes(run_forward(twin, example))
+            after = _output_shapes(run_forward(swap_head(twin, head.num_classes + 1, seed=0), example))
         changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
         detects = not {each.role for each in known.anatomy.heads}.isdisjoint({"box", "mask", "level"})
         fits = all(_is_longer(a, b, head.per_class) for a, b in changed) and (changed or detects)

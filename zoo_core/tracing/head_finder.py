@@ -1,4 +1,7 @@
-"""Finding the heads of a traced model among its last layers, and the proof: with more classes the output widens."""
+"""Finding the heads of a traced model among its last layers, and the proof: with more classes the output widens.
+
+Those of a detector are scores of the classes, and four numbers a class for the box, of the same features.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_structure
 
 from zoo_core.contract.anatomy import Head
+from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.layers import repeated_numbers
-from zoo_core.tracing.detectors import box_heads
 from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner, site_at
-from zoo_core.tracing.passes import run
 from zoo_core.tracing.recording import plain_fields
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.duplicate import duplicate
@@ -37,6 +39,8 @@ _ALIKE = 4
 """Ops by which the ways to two sites may differ and still be of one depth."""
 _AUXILIARY = 8
 """Parametric ops of its own that the way to the main output has at least, beside one to an auxiliary output."""
+_BOX = 4
+"""Numbers of a box."""
 
 
 def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, ...], Layers]:
@@ -53,7 +57,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     if place := _place_for_head(passes, result, chosen):
         return place, replace(result[0], ops={}, reasons={})
     last = [path for each in result for path in (*each.ops, *each.reasons) if path]
-    boxes = box_heads(passes, last, with_more_classes)
+    boxes = _box_heads(passes, last)
     if boxes and chosen in {None, boxes[0].path}:
         number = _number_of(passes.evaluated, boxes[0].path)
         return boxes, Layers((), result[0].value, {boxes[0].path: number})
@@ -70,6 +74,65 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
         sites += _auxiliary(passes, result, main, sites)
     heads = proven_heads(passes, tuple(sites), main, said=chosen is not None)
     return heads, main
+
+
+def _box_heads(passes: Passes, last: Sequence[str]) -> tuple[Head, ...]:
+    """The heads of a traced detector: its sites of class scores, boxes and masks; none where they are not plain.
+
+    Scores are chosen by their values, so the proof is that forward still runs when all of them have more classes.
+
+    Args:
+        passes: The recorded model.
+        last: Paths of the last layers before its outputs.
+    """
+    model, flow = passes.model, passes.evaluated
+    if not isinstance(passes.x, list):
+        return ()
+    numbers: dict[str, int] = {}
+    for number, op in enumerate(flow.recording.ops):
+        for name in flow.parameters_of(op):
+            numbers.setdefault(name.rpartition(".")[0], number)
+    layers = {path: model.get_submodule(path) for path in dict.fromkeys(last) if path in numbers}
+    linear = {path: layer for path, layer in layers.items() if isinstance(layer, nn.Linear)}
+    pairs = [
+        (one, other)
+        for one in linear
+        for other in linear
+        if linear[other].out_features == _BOX * linear[one].out_features
+        and flow.moving(flow.recording.ops[numbers[one]]) == flow.moving(flow.recording.ops[numbers[other]])
+    ]
+    if len(pairs) != 1:
+        return ()
+    (scores, boxes), width = pairs[0], linear[pairs[0][0]].in_features
+    classes = linear[scores].out_features
+    heads = [Head(scores, width, classes), Head(boxes, width, classes, role="box", per_class=_BOX)]
+    heads += [
+        Head(path, layer.in_channels, classes, "conv", role="mask")
+        for path, layer in ((path, model.get_submodule(path)) for path in numbers if numbers[path] > numbers[scores])
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == classes and _is_last_layer(flow, numbers[path])
+    ]
+    return tuple(heads) if _detector_runs(passes, tuple(heads)) else ()
+
+
+def _is_last_layer(flow: Dataflow, number: int) -> bool:
+    """Whether no layer takes what that op of a detector gives: masks are pasted box by box, in hundreds of ops."""
+    reached = {*flow.recording.ops[number].outputs}
+    for op in flow.recording.ops[number + 1 :]:
+        if not reached.isdisjoint(op.inputs):
+            if flow.parameters_of(op):
+                return False
+            reached.update(op.outputs)
+    return True
+
+
+def _detector_runs(passes: Passes, heads: tuple[Head, ...]) -> bool:
+    """Whether a detector runs, and gives outputs of the same structure, while its heads to prove have more classes."""
+    try:
+        with torch.no_grad(), evaluating(passes.model), with_more_classes(passes.model, heads):
+            made = run_forward(passes.model, passes.x)
+    except Exception:  # noqa: BLE001 - the model's own code
+        return False
+    return tree_structure(plain_fields(made)) == tree_structure(passes.evaluated.recording.root.output)
 
 
 def _refuse_tokens(passes: Passes, main: Layers, sites: Sequence[Head]) -> None:
@@ -161,7 +224,7 @@ def _place_for_head(passes: Passes, found: list[Layers], chosen: str | None) -> 
         like = next(model.parameters(), torch.empty(0, device="cpu"))
         model.set_submodule(path, nn.Linear(width, width + MORE, device=like.device, dtype=like.dtype))
         with torch.no_grad(), evaluating(model):
-            made = run(model, passes.x)
+            made = run_forward(model, passes.x)
         if isinstance(made, Tensor) and made.shape[-1] == width + MORE:
             return (Head(path, width, 0),)
     return None
@@ -324,7 +387,7 @@ def _refusal(passes: Passes, sites: tuple[Head, ...], main: Layers, *, said: boo
     model = passes.model
     try:
         with torch.no_grad(), evaluating(model), with_more_classes(model, sites), MetaShapes():
-            made = run(model, passes.x)
+            made = run_forward(model, passes.x)
     except Exception as error:  # noqa: BLE001 - the model's own code
         return f"forward fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     recording = passes.evaluated.recording

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.features.forward import forward_arguments
+from zoo_core.surgery.features.forward import forward_arguments, run_forward
 from zoo_core.tracing.recording import Dataflow, record
 from zoo_core.utils.duplicate import duplicate, with_the_same_tensors, without_values
 from zoo_core.utils.eval_mode import evaluating
@@ -217,7 +217,7 @@ def _enlarged(x: Any) -> Any:
 def output_of(model: nn.Module, x: Any) -> Any:
     """What a pass of the model in eval mode gives, without gradients; its buffers are as before afterwards."""
     with torch.no_grad(), evaluating(model), _same_buffers(model), MetaShapes():
-        return run(model, x)
+        return run_forward(model, x)
 
 
 @contextmanager
@@ -229,12 +229,6 @@ def _same_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in before:
             buffer.copy_(value)
-
-
-def run(model: nn.Module, x: Any) -> Any:
-    """One pass of ``model`` on an example, which may stand for several arguments."""
-    args, kwargs = forward_arguments(model, x)
-    return model(*args, **kwargs)
 
 
 def same_place(flow: Dataflow, other: Dataflow, value: int) -> int | None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.layers import repeated_numbers
 from zoo_core.tracing.last_layers import owner
-from zoo_core.tracing.passes import run
 from zoo_core.utils.attributes import get_attribute, is_of_module, set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
@@ -134,7 +134,7 @@ def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes:
                 layer.weight, layer.in_channels = nn.Parameter(wider(layer.weight)), number + 1
             for path in attributes:
                 set_attribute(model, path, get_attribute(model, path) + 1)
-            run(model, tree_map(wider, passes.x))
+            run_forward(model, tree_map(wider, passes.x))
     except Exception:  # noqa: BLE001 - the model's own code
         return False
     return True

@@ -1,9 +1,9 @@
-"""``zoo.trace``: the anatomy of any module, found by running it and proven; and of a model that zoo builds."""
+"""``zoo.trace``: the anatomy of any module, found by running it and proven."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy
 from zoo_core.errors import AnatomyError, UsageError
 from zoo_core.surgery.metadata import unwrap
-from zoo_core.tracing.detectors import INDIVISIBLE
 from zoo_core.tracing.feature_maps import Grid, with_several_maps
 from zoo_core.tracing.head_finder import NoHead, can_be_head, find_heads
 from zoo_core.tracing.last_layers import Layers
@@ -27,8 +26,8 @@ from zoo_core.utils.compiled import without_compiled
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from zoo_core.contract.card import Card
-    from zoo_core.registry.families import Member
+_DETECTOR = "a detector scores many places of its maps, and not one vector an image"
+"""Of ``Anatomy.indivisible``."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def trace(
     )
     anatomy = with_stages(passes, anatomy, main, grid, stages)
     if any(each.role == "box" for each in heads):
-        anatomy = replace(anatomy, indivisible=INDIVISIBLE)
+        anatomy = replace(anatomy, indivisible=_DETECTOR)
     elif heads:
         anatomy = proven(bare, with_split(passes, anatomy, main, grid), _example_on_device(passes.example, bare))
     if anatomy.indivisible:
@@ -125,33 +124,6 @@ def trace(
     norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
     is_batched = passes.example is not example
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size, is_batched=is_batched)
-
-
-def anatomy_for(
-    member: Member, card: Card | None, model: nn.Module, options: Mapping[str, object] | None = None
-) -> Anatomy:
-    """The anatomy of a model that zoo builds: as it was registered, as its family declares it, or else by ``trace``.
-
-    Args:
-        member: Its family.
-        card: What it was built from.
-        model: As its constructor made it.
-        options: What the constructor was given, which may make the model one of other images than the card says.
-
-    Raises:
-        AnatomyError: As above.
-    """
-    own = member.own.get(card.name) if card else None
-    if own is not None and own.anatomy is not None:
-        return own.anatomy
-    if member.family.anatomy is not None or card is None:
-        return member.anatomy(model)
-    example: Any = own.example if own else None
-    if example is None:
-        side = {**card.options, **(options or {})}.get(member.family.image_size)
-        sides = (side, side) if isinstance(side, int) else tuple(cast("Any", side or card.input_size[1:]))
-        example = torch.zeros(1, card.input_size[0], *sides, device="cpu")
-    return trace(model, example, head=own.head if own else None, stages=own.stages if own else None).anatomy
 
 
 def _require_runnable(model: object, example: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
-from zoo_core.surgery.features.forward import Variant, run_on, variant, without
+from zoo_core.surgery.features.forward import Variant, run_forward, variant, without
 from zoo_core.surgery.features.twin import REBINDING, Absent, replaced
 from zoo_core.surgery.inputs import example_like, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
@@ -345,10 +345,11 @@ def features(
     stages = {stage.name: stage for stage in anatomy_of(model).stages}
     names = tuple(stages) if at is None else names_to_extract(at)
     paths = {name: stages[name].output if name in stages else module_path(model, name) for name in names}
-    example = metadata_of(model).example
+    is_one_argument = type(x) is tuple and type(metadata_of(model).example) is not tuple
     body = tapped(unwrap(model), paths.values())
     with naming_wrong_input(model, x, "features"):
-        output, maps = recorded(lambda body, x: run_on(body, x, example), body, x, list(paths.values()), whole=True)
+        run = (lambda body, x: body(x)) if is_one_argument else run_forward
+        output, maps = recorded(run, body, x, list(paths.values()), whole=True)
     result = {
         name: stages[name].map_in(body, given) if name in stages else given
         for name, given in zip(paths, maps, strict=True)

@@ -241,10 +241,8 @@ def needs_fsdp_hooks(model: nn.Module) -> bool:
     return any(kind.__name__ == "FSDPModule" for kind in type(model).__mro__)
 
 
-def run_on(model: nn.Module, x: Any, example: Any = None) -> Any:
-    """Call the forward of ``model`` on ``x``, which stands for several arguments of it where its example did."""
-    if type(x) is tuple and type(example) is not tuple:
-        return model(x)
+def run_forward(model: nn.Module, x: Any) -> Any:
+    """Run the forward of ``model`` on ``x``, which may stand for several arguments of it."""
     args, kwargs = forward_arguments(model, x)
     return model(*args, **kwargs)
 

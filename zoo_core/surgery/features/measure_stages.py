@@ -10,7 +10,7 @@ import torch
 
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
-from zoo_core.surgery.features.forward import run_on
+from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.noise import noise_like
 from zoo_core.utils.eval_mode import evaluating, inferring
 
@@ -124,7 +124,7 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], ex
     try:
         with inferring(model):
             x = noise_like(model, size, example)
-            run_on(model, x, x)
+            run_forward(model, x)
     except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
         return anatomy
     finally:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
-from zoo_core.surgery.features.forward import forward_arguments
+from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.inputs import channels_told
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.noise import placed
@@ -322,9 +322,8 @@ def _with_channels(value: Any, old: int, new: int) -> Any:
 
 def _run_stem_copy(model: nn.Module, x: Any) -> None:
     """Run a copy of the model whose stem is to be adapted, on its own device."""
-    args, kwargs = forward_arguments(model, placed(model, x))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), evaluating(model), MetaShapes():
-        model(*args, **kwargs)
+        run_forward(model, placed(model, x))
 
 
 def _failing_module(model: nn.Module, error: BaseException) -> str:
