@@ -21,7 +21,7 @@ from zoo_core.build.request import ModelRequest
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
-from zoo_core.surgery.metadata import being_edited
+from zoo_core.surgery.metadata import keeping_metadata
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device, on_the_cpu
 from zoo_core.utils.gc import no_collection
@@ -159,7 +159,7 @@ def _made(
     is_virtual = home is not None and home.type == "meta"  # where values would be thrown away
     values = bool(entry and entry.absent) if artefact else not is_virtual
     model = construct(card, _options(card, entry, request.options), own=request.options, values=values)
-    with being_edited(model):  # it was handed to no caller yet, so there is no change by hand to look for
+    with keeping_metadata(model):  # it was handed to no caller yet, so there is no change by hand to look for
         if artefact is not None and entry is not None:
             fill(model, entry, artefact, request)
         elif not values:

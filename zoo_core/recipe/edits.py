@@ -361,7 +361,8 @@ def change_by_hand(
             _set(edit.model.get_submodule(path), values)
         now = structure_of(edit.model)
         changed = now.changed_since(before)
-        edit.anatomy = anatomy_after(edit.model, changed)
+        if changed:
+            edit.anatomy = anatomy_after(edit.model, changed)
         own_layers = owners_of(name for name in changed if name in now.shapes)
         edit.update(own_layers=metadata_of(edit.model).own_layers | own_layers)
     return model

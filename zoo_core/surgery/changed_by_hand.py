@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import run_forward, with_hooks, with_pre_hooks
-from zoo_core.surgery.layers import has_nothing_to_score_with
+from zoo_core.surgery.layers import has_nothing_to_score_with, input_width, layers_with_width, output_width
 from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
 from zoo_core.utils.eval_mode import inferring
@@ -30,7 +30,6 @@ RANDOM = "it gives something else each time it runs, so no split can be proven"
 
 _Kind = Literal["linear", "conv", "conv1d", "conv3d"]
 
-_WIDTHS, _COUNTS = ("in_features", "in_channels"), ("out_features", "out_channels")
 _LAYERS: dict[type[nn.Module], _Kind] = {
     nn.Linear: "linear",
     nn.Conv1d: "conv1d",
@@ -165,7 +164,7 @@ def _begins_with_a_layer(module: nn.Module) -> bool:
     """Whether a classifier put in by hand changes no shape before its first layer, which gives the width."""
     leaves = [each for each in module.modules() if not each._modules]  # noqa: SLF001 - no public way to see that
     first = next((each for each in leaves if type(each) not in _OF_ONE_SHAPE), None)
-    return first is not None and bool(width_of(first))
+    return first is not None and bool(input_width(first))
 
 
 def _owner_has(model: nn.Module, name: str) -> bool:
@@ -402,8 +401,8 @@ def measured_head(model: nn.Module, head: Head) -> Head:
         found = replace(
             head,
             kind=next((kind for each, kind in _LAYERS.items() if isinstance(layers[0], each)), head.kind),
-            in_features=width_of(layers[0]),
-            num_classes=_number(layers[-1], _COUNTS) // head.per_class,
+            in_features=input_width(layers[0]),
+            num_classes=output_width(layers[-1]) // head.per_class,
         )
     if type(module) in _LAYERS:
         return found
@@ -452,18 +451,3 @@ def scores_its_own_way(module: nn.Module) -> bool:
     """Whether a head put in by hand has parameters and no layer that tells an anatomy its width, as for cosines."""
     has_parameters = next(module.parameters(), None) is not None
     return not layers_with_width(module) and has_parameters and not has_nothing_to_score_with(module)
-
-
-def layers_with_width(module: nn.Module) -> list[nn.Module]:
-    """The layers with a width in a module that was put in by hand, at a head site or around it."""
-    return [layer for layer in module.modules() if width_of(layer)]
-
-
-def width_of(layer: nn.Module) -> int:
-    """How many features or channels a layer that was put in by hand takes; 0 where it does not say so."""
-    return _number(layer, _WIDTHS)
-
-
-def _number(layer: nn.Module, names: Iterable[str]) -> int:
-    """A width of a layer that was put at a head site by hand: the first of these attributes that is an integer."""
-    return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from torch import Tensor, distributed, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.twin import twin_of
-from zoo_core.surgery.metadata import unwrap
+from zoo_core.surgery.metadata import inside_wrapper, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,16 +41,10 @@ def renewing(model: object, verb: str) -> Iterator[None]:
 
 def _ddps(model: object) -> Iterator[DistributedDataParallel]:
     """Every DDP wrapper around a model, the outermost first."""
-    while True:
+    while model is not None:
         if isinstance(model, DistributedDataParallel):
             yield model
-            model = model.module
-        elif isinstance(model, DataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return
+        model = inside_wrapper(model)
 
 
 def _check(wrapper: DistributedDataParallel, verb: str) -> None:

@@ -14,7 +14,7 @@ from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
 from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
-from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Metadata, attach, being_edited, metadata_of, unwrap
+from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Metadata, attach, keeping_metadata, metadata_of, unwrap
 from zoo_core.surgery.structure import tensors_of
 from zoo_core.utils.hooks import has_hooks, hooks_of
 
@@ -103,7 +103,7 @@ def editing(
         hooked = dict(_hooked(bare)) if adds_tensors else {}
         held = _held(bare, known)
         done: tuple[Edit, ...] = ()
-        with being_edited(bare):
+        with keeping_metadata(bare):
             try:
                 yield edit
                 if record is not None:
@@ -113,6 +113,13 @@ def editing(
                 if known:
                     _settle(edit, before, held, done)
             _warn_of_lost_hooks(bare, hooked, verb)
+
+
+def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:
+    """Record an edit of a model for recipes: what a verb was given, with modules described, not kept."""
+    known = metadata_of(model)
+    edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})
+    attach(unwrap(model), replace(known, edits=(*known.edits, edit)))
 
 
 def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:

@@ -1,13 +1,8 @@
-"""What a layer is, whatever library it comes from: its kind, its tensors, and the numbers elsewhere that repeat it."""
+"""What a layer is, whatever library it comes from: its kind, its tensors, and its widths."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,  # noqa: SLF001 - the base of batch and instance norm of every dimension
@@ -60,41 +55,26 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in held.items() if tensor is not None}
 
 
-def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
-    """Dotted paths of the attributes of a model, all integers of these names, that repeat what one of its layers says.
+def layers_with_width(module: nn.Module) -> list[nn.Module]:
+    """The layers in a module, which may be one itself, that say how many features or channels they take."""
+    return [layer for layer in module.modules() if input_width(layer)]
 
-    They are looked for in the modules around the layer, and in the configurations that these hold.
 
-    Args:
-        model: The model.
-        path: Of the layer.
-        number: What it says itself, such as its number of classes.
-        names: What such an integer is called.
+def input_width(layer: nn.Module) -> int:
+    """How many features or channels a layer takes; 0 where it does not say so.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(4, 9))
-        >>> net.num_classes = 9
-        >>> repeated_numbers(net, "0", 9, {"num_classes"})
-        ('num_classes',)
+        >>> input_width(nn.Linear(8, 4)), input_width(nn.ReLU())
+        (8, 0)
     """
-    result: dict[tuple[int, str], str] = {}
-    for place, owner in _attribute_owners(model, path):
-        for name in sorted(names):
-            value = getattr(owner, name, None)
-            if type(value) is int and value == number:
-                result.setdefault((id(owner), name), f"{place}.{name}".lstrip("."))
-    return tuple(result.values())
+    return _width(layer, "in_features", "in_channels")
 
 
-def _attribute_owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
-    """Modules around a layer, and configs in them, by dotted path: their attributes may repeat its numbers."""
-    parts = path.split(".")
-    for depth in range(len(parts)):
-        place = ".".join(parts[:depth])
-        module = model.get_submodule(place)
-        yield place, module
-        for name, value in vars(module).items():
-            is_record = hasattr(value, "__dict__") and not isinstance(value, type | nn.Module | Tensor)
-            is_frozen = getattr(getattr(value, "__dataclass_params__", None), "frozen", False)
-            if is_record and not is_frozen and not callable(value):
-                yield f"{place}.{name}".lstrip("."), value
+def output_width(layer: nn.Module) -> int:
+    """How many features or channels a layer gives; 0 where it does not say so."""
+    return _width(layer, "out_features", "out_channels")
+
+
+def _width(layer: nn.Module, *names: str) -> int:
+    """A width of a layer: the first of these attributes that is an integer."""
+    return next((value for name in names if isinstance(value := getattr(layer, name, None), int)), 0)

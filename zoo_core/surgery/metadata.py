@@ -19,7 +19,7 @@ from zoo_core.surgery.adapters import plain_names
 from zoo_core.surgery.changed_by_hand import head_is_near, reread, with_checked_split, with_own_forward
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.features.measure_stages import with_live_maps
-from zoo_core.surgery.head.describe import describe, describe_all
+from zoo_core.surgery.head.describe import describe
 from zoo_core.surgery.structure import modules_around_parts, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.compiled import as_before_compile, without_compiled
@@ -186,7 +186,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     is itself.
     """
     while ATTRIBUTE not in getattr(model, "__dict__", ()):
-        inner = _wrapped(model)
+        inner = inside_wrapper(model)
         if inner is None and not isinstance(model, nn.Module):
             raise _not_known(model)
         if inner is None:
@@ -226,8 +226,8 @@ def _whole_of(models: list[nn.Module]) -> nn.Module | None:
     return next((model for model, own in zip(models, sets, strict=True) if own >= set().union(*sets)), None)
 
 
-def _wrapped(model: nn.Module) -> nn.Module | None:
-    """The module that carries the metadata inside DDP, DataParallel or ``torch.compile``; None for no wrapper."""
+def inside_wrapper(model: object) -> nn.Module | None:
+    """The module, with metadata or not, inside DDP, DataParallel or ``torch.compile``; None for no wrapper."""
     if isinstance(model, DistributedDataParallel | DataParallel):
         return cast("nn.Module", model.module)
     compiled = getattr(model, "_orig_mod", None)  # the name torch.compile gives it, and the only one
@@ -270,28 +270,28 @@ def metadata_of(model: nn.Module) -> Metadata:
     result: object = bare.__dict__.get(ATTRIBUTE) if bare is not None else None
     if bare is None or not isinstance(result, Metadata):
         raise _not_known(model)
-    if id(bare) in _edited.get():
+    if id(bare) in _kept.get():
         return result
     now = _structure(bare, result)
     if result.structure is not None and now != result.structure:
-        with being_edited(bare):  # the runs that read it again ask for what is known too, and would begin anew
+        with keeping_metadata(bare):  # the runs that read it again ask for what is known too, and would begin anew
             result = _with_changes(bare, result, now.changed_since(result.structure))
         attach(bare, result)
     return result
 
 
-_edited: ContextVar[frozenset[int]] = ContextVar("_edited", default=frozenset())
+_kept: ContextVar[frozenset[int]] = ContextVar("_kept", default=frozenset())
 """Ids of the models that a verb is changing: what is known of them is true again when it is done."""
 
 
 @contextmanager
-def being_edited(model: nn.Module) -> Iterator[None]:
-    """Leave the metadata of ``model`` as it is inside the block, although its tensors change."""
-    token = _edited.set(_edited.get() | {id(model)})
+def keeping_metadata(model: nn.Module) -> Iterator[None]:
+    """Keep the metadata of ``model`` as it is inside the block, although its tensors change."""
+    token = _kept.set(_kept.get() | {id(model)})
     try:
         yield
     finally:
-        _edited.reset(token)
+        _kept.reset(token)
 
 
 def anatomy_after(model: nn.Module, changed: set[str]) -> Anatomy:
@@ -300,12 +300,7 @@ def anatomy_after(model: nn.Module, changed: set[str]) -> Anatomy:
     Raises:
         AnatomyError: Parts that the anatomy names are gone, and what took their place is unclear.
     """
-    known = model.__dict__[ATTRIBUTE]
-    return _reread_anatomy(model, known, changed) if changed else cast("Anatomy", known.anatomy)
-
-
-def _reread_anatomy(model: nn.Module, known: Metadata, changed: set[str]) -> Anatomy:
-    """The anatomy for the metadata of ``model``, now that these tensors are others than it says."""
+    known: Metadata = model.__dict__[ATTRIBUTE]
     family = known.family or (known.card.family if known.card else "")
     read = current_zoo().member(family).anatomy if family and not is_recomposed(model) else None
     anatomy = reread(without_compiled(model), known.anatomy, changed, read)
@@ -319,7 +314,7 @@ def _with_changes(model: nn.Module, known: Metadata, changed: set[str]) -> Metad
     now = _structure(model, known)
     before = known.structure or now
     inside = now.before_compile().changed_since(before.before_compile())  # wrapped by torch.compile, parts are the same
-    anatomy = _reread_anatomy(model, known, inside) if inside or now.forward != before.forward else known.anatomy
+    anatomy = anatomy_after(model, inside) if inside or now.forward != before.forward else known.anatomy
     if known.structure and now.forward != known.structure.forward:
         size = known.image_size(model)
         anatomy = with_own_forward(model, with_live_maps(model, anatomy, size, known.example), size, known.example)
@@ -464,13 +459,6 @@ def receipt_of(model: nn.Module) -> Receipt:
 def class_names_of(model: nn.Module) -> tuple[str, ...]:
     """The class names in the metadata of ``model``, in the order of its scores, of several heads in one row."""
     return metadata_of(model).class_names
-
-
-def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:
-    """Add an act of surgery to the metadata of ``model``; modules among the arguments are described, not kept."""
-    known = metadata_of(model)
-    edit = Edit(verb, {name: describe_all(value) for name, value in arguments.items()})
-    attach(unwrap(model), replace(known, edits=(*known.edits, edit)))
 
 
 anatomy, receipt = anatomy_of, receipt_of  # what the package calls them

@@ -15,10 +15,9 @@ from torch.utils._pytree import tree_flatten, tree_structure
 
 from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.features.forward import run_forward
-from zoo_core.surgery.layers import repeated_numbers
 from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner, site_at
 from zoo_core.tracing.recording import plain_fields
-from zoo_core.utils.attributes import set_attribute
+from zoo_core.utils.attributes import repeated_numbers, set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes

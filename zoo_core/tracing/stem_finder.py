@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from zoo_core.surgery.features.forward import run_forward
-from zoo_core.surgery.layers import repeated_numbers
 from zoo_core.tracing.last_layers import owner
-from zoo_core.utils.attributes import get_attribute, is_of_module, set_attribute
+from zoo_core.utils.attributes import get_attribute, is_of_module, repeated_numbers, set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes

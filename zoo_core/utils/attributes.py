@@ -1,4 +1,4 @@
-"""Attributes of a model, read and written by dotted path, through modules and through records such as configs."""
+"""Attributes of a model, found, read and written by dotted path, through modules and records such as configs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from copy import copy
 from functools import reduce
 from itertools import takewhile
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 
 def get_attribute(model: nn.Module, path: str) -> Any:
@@ -63,3 +66,43 @@ def own_methods(module: nn.Module) -> dict[str, Any]:
         and (name == "forward" or any(isinstance(kind.get(name), FunctionType) for kind in kinds))
         and not str(getattr(value, "__module__", "")).startswith("zoo_core.")
     }
+
+
+def repeated_numbers(model: nn.Module, path: str, number: int, names: Collection[str]) -> tuple[str, ...]:
+    """Dotted paths of the attributes of a model, all integers of these names, that repeat what one of its layers says.
+
+    They are looked for in the modules around the layer, and in the configurations that these hold.
+
+    Args:
+        model: The model.
+        path: Of the layer.
+        number: What it says itself, such as its number of classes.
+        names: What such an integer is called.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 9))
+        >>> net.num_classes = 9
+        >>> repeated_numbers(net, "0", 9, {"num_classes"})
+        ('num_classes',)
+    """
+    result: dict[tuple[int, str], str] = {}
+    for place, owner in _attribute_owners(model, path):
+        for name in sorted(names):
+            value = getattr(owner, name, None)
+            if type(value) is int and value == number:
+                result.setdefault((id(owner), name), f"{place}.{name}".lstrip("."))
+    return tuple(result.values())
+
+
+def _attribute_owners(model: nn.Module, path: str) -> Iterator[tuple[str, object]]:
+    """Modules around a layer, and configs in them, by dotted path: their attributes may repeat its numbers."""
+    parts = path.split(".")
+    for depth in range(len(parts)):
+        place = ".".join(parts[:depth])
+        module = model.get_submodule(place)
+        yield place, module
+        for name, value in vars(module).items():
+            is_record = hasattr(value, "__dict__") and not isinstance(value, type | nn.Module | Tensor)
+            is_frozen = getattr(getattr(value, "__dataclass_params__", None), "frozen", False)
+            if is_record and not is_frozen and not callable(value):
+                yield f"{place}.{name}".lstrip("."), value

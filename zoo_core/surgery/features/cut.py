@@ -12,10 +12,11 @@ from torch import nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.editing import record_edit
 from zoo_core.surgery.features.extract import LeftOut, recorded, stage_index, tapped
 from zoo_core.surgery.features.forward import recompose, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced, with_unsaved_buffers
-from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import WALKED, paths_around, under
 from zoo_core.utils.arguments import strict_arguments

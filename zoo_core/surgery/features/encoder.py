@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError
+from zoo_core.surgery.editing import record_edit
 from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import module_path, names_to_extract, recorded, tapped
@@ -17,7 +18,7 @@ from zoo_core.surgery.features.forward import with_pre_hooks, without_hooks
 from zoo_core.surgery.features.twin import hooked, own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
-from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, record_edit, unwrap
+from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, unwrap
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count

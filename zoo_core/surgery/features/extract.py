@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
-from zoo_core.surgery.features.forward import Variant, run_forward, variant, without
+from zoo_core.surgery.features.forward import Variant, run_forward, variant, without_variant
 from zoo_core.surgery.features.twin import REBINDING, Absent, replaced
 from zoo_core.surgery.inputs import example_like, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
@@ -274,7 +274,7 @@ def _place(model: nn.Module, path: str) -> str:
 def _tap(module: nn.Module, path: str) -> nn.Module:
     """The module again, all that it holds shared, of a class by which its output can be extracted."""
     before = type(module)._zoo_key if isinstance(module, Tap) else ()  # noqa: SLF001 - our own
-    twin: nn.Module = object.__new__(variant(without(type(module), Tap), Tap, (*before, path)))
+    twin: nn.Module = object.__new__(variant(without_variant(type(module), Tap), Tap, (*before, path)))
     object.__setattr__(twin, "__dict__", module.__dict__)
     return twin
 

@@ -43,23 +43,19 @@ def variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type
     """The subclass of ``base`` by which a model gets another forward or call, from ``extra``; one for one ``key``."""
     how = (base, extra, key)
     if how not in _CLASSES:
-        _CLASSES.setdefault(how, _new_variant(*how))  # one class also where two threads come at once
+        names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+        own = {"_zoo_key": key} if key else {}  # a class before a tap's must not hide the key of the tap
+        new = type(base.__name__, (extra, base), {**names, **own, _HOW: how})
+        _CLASSES.setdefault(how, new)  # one class also where two threads come at once
     return _CLASSES[how]
 
 
-def _new_variant(base: type[Any], extra: type[Variant], key: tuple[str, ...]) -> type[Any]:
-    """A new subclass of a library's class, of its name, with another forward or call put before the library's."""
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    own = {"_zoo_key": key} if key else {}  # a class before a tap's must not hide the key of the tap
-    return type(base.__name__, (extra, base), {**names, **own, _HOW: (base, extra, key)})
-
-
-def without(cls: type[Any], extra: type[Variant]) -> type[Any]:
-    """``cls`` without the methods of ``extra``, such as a forward that was put before the library's."""
+def without_variant(cls: type[Any], extra: type[Variant]) -> type[Any]:
+    """``cls`` as it was before a forward or call of ``extra`` was put before the library's; the same where none was."""
     how = cls.__dict__.get(_HOW)
     if how is None:
         return cls
-    inner = without(how[0], extra)
+    inner = without_variant(how[0], extra)
     return inner if how[1] is extra else variant(inner, how[1], how[2])
 
 
@@ -153,7 +149,7 @@ def recompose(model: nn.Module, anatomy: Anatomy, scores: str | Callable[[Any], 
 def restore_forward(model: nn.Module) -> None:
     """Make ``model`` run as its library made it; nothing happens where it does already."""
     if is_recomposed(model):
-        model.__class__ = without(type(model), Recomposed)
+        model.__class__ = without_variant(type(model), Recomposed)
         del model.__dict__[_PLAN]
         if _LIBRARYS in model.__dict__:
             model.__dict__["forward"] = model.__dict__.pop(_LIBRARYS)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from torch import nn
 
 from zoo_core.errors import NotSupported
-from zoo_core.surgery.features.forward import COMPILED, Variant, forward_of, needs_fsdp_hooks, variant, without
+from zoo_core.surgery.features.forward import (
+    COMPILED,
+    Variant,
+    forward_of,
+    needs_fsdp_hooks,
+    variant,
+    without_variant,
+)
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE
 from zoo_core.utils.attributes import own_methods
@@ -145,7 +152,7 @@ def _following(model: Module) -> Module:
     """A twin of ``model`` that follows it when it changes its mode."""
     twin = twin_of(model)
     twin.__dict__.setdefault(_WHOLE, weakref.ref(model))  # that of a twin is the twin's own
-    twin.__class__ = variant(without(type(model), Twin), Twin, ())
+    twin.__class__ = variant(without_variant(type(model), Twin), Twin, ())
     return twin
 
 
