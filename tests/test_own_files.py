@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
@@ -502,6 +502,58 @@ def test_shards_come_together_by_their_index(net, tmp_path, save, suffix):
     (tmp_path / f"model-00002-of-00002{suffix}").unlink()
     with pytest.raises(Unreadable, match="1 of them are not there"):
         zoo.get(NAME, weights=tmp_path)
+
+
+def test_a_tensor_is_taken_from_the_shard_that_the_index_names(net, tmp_path):
+    state = state_of(net)
+    index = sharded(tmp_path, state, save_file, ".safetensors")
+    last = tmp_path / "model-00002-of-00002.safetensors"
+    first = next(iter(state))
+    stale = {first: state[first] + 1}
+    save_file({**load_file(last), **stale}, last)
+    assert same(zoo.get(NAME, weights=index), state)
+
+
+def test_shards_whose_names_have_the_prefix_of_data_parallel_training_come_together(net, tmp_path):
+    sharded(tmp_path, {f"module.{name}": each for name, each in state_of(net).items()}, save_file, ".safetensors")
+    assert same(zoo.get(NAME, weights=tmp_path), state_of(net))
+
+
+def raised(state):
+    return {name: each + 1 if each.is_floating_point() else each for name, each in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("model_1.safetensors", None),
+        ("ema.safetensors", None),
+        ("custom_checkpoint_0.pkl", lambda state: {f"module.{name}": each for name, each in state.items()}),
+    ],
+)
+def test_other_weights_in_a_folder_are_named(net, tmp_path, name, wrap):
+    state = state_of(net)
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save({"moment": raised(state)}, tmp_path / "optimizer.bin")
+    torch.save(wrap(raised(state)), tmp_path / name) if wrap else save_file(raised(state), tmp_path / name)
+    words = rf"other weights .* beside model.safetensors, which was taken: {name}\."
+    with pytest.warns(ZooWarning, match=words) as said:
+        loaded = zoo.get(NAME, weights=tmp_path)
+    assert same(loaded, state)
+    assert said[0].filename == __file__
+    with pytest.warns(ZooWarning, match=words) as said:
+        zoo.load_partial(copy.deepcopy(net), tmp_path)
+    assert said[0].filename == __file__
+
+
+def test_the_same_weights_in_two_formats_and_dtypes_are_not_named(net, tmp_path, recwarn):
+    state = state_of(net)
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    halves = {name: each.half() if each.is_floating_point() else each for name, each in state.items()}
+    save_file(halves, tmp_path / "model.fp16.safetensors")
+    assert same(zoo.get(NAME, weights=tmp_path), state)
+    assert not recwarn.list
 
 
 def test_a_folder_of_distributed_checkpoint_is_put_together(net, tmp_path):

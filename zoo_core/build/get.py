@@ -29,6 +29,7 @@ from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
 from zoo_core.weights.cache.converted import open_own
+from zoo_core.weights.checkpoint.beside import warn_of_others
 from zoo_core.weights.checkpoint.read import file_in
 from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.hub_folder import is_hub_name
@@ -246,6 +247,7 @@ def _fetch(
         return None, None
     if isinstance(chosen, Path):
         own = obtain_file(file_in(expand(chosen)))
+        warn_of_others(expand(chosen), own.path, stacklevel=4)  # past strict_arguments and get
         return own, _entry_of(card, own.path)
     return obtain(card, chosen, trust=trust, licenses=licenses, progress=progress), chosen
 

@@ -22,7 +22,9 @@ from zoo_core.surgery.receipt import Receipt
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
+from zoo_core.utils.paths import expand
 from zoo_core.weights import obtain_file
+from zoo_core.weights.checkpoint.beside import warn_of_others
 from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.checkpoint.choose import Choice, choose, likeliest_candidate
 from zoo_core.weights.checkpoint.names import without_wrappers
@@ -164,6 +166,7 @@ def _read(state_or_path: object) -> tuple[object, str, str | None]:
     if isinstance(state_or_path, str | os.PathLike):
         checkpoint = open_checkpoint(cast("str | os.PathLike[str]", state_or_path))
         file = obtain_file(checkpoint.path)
+        warn_of_others(expand(state_or_path), checkpoint.path, stacklevel=4)  # past strict_arguments
         return checkpoint.content, file.path.name, str(file.path)
     if isinstance(state_or_path, nn.Module):
         raise UsageError("a module is not a state dict", hint="give its state_dict()")

@@ -9,6 +9,7 @@ import json
 import re
 import stat
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ _USUAL = (
     *("model.pt", "pytorch_model.pt", "mp_rank_00_model_states.pt", METADATA),
 )
 """Files of weights in the folders of Hugging Face's Trainer, accelerate, DeepSpeed and torch, the likeliest first."""
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz")
+"""How the names of files of weights end in a folder."""
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 _LATEST = "latest"
 _LONGEST_NAME = 255
@@ -66,7 +68,7 @@ def file_in(path: Path) -> Path:
             return path / name
     if latest := _latest_folder(path):
         return file_in(latest)
-    every = [each for each in inside if each.is_file() and each.name.endswith((*_WEIGHTS, INDEX))]
+    every = [each for each in inside if each.is_file() and each.name.endswith((*WEIGHTS, INDEX))]
     indexes = [each for each in every if each.name.endswith(INDEX)]
     one = indexes or every
     if len(one) == 1:
@@ -80,7 +82,7 @@ def shards_in(folder: Path) -> list[Path]:
     """Shards that a checkpoint is read from without an index; none where one is missing, or there are other weights."""
     named = _numbered_shards(folder)
     sets = {(match[1], match[3], match[4]) for _, match in named}
-    weights = [each for each in folder.iterdir() if each.name.endswith(_WEIGHTS)] if named else []
+    weights = [each for each in folder.iterdir() if each.name.endswith(WEIGHTS)] if named else []
     whole = len(sets) == 1 and {int(match[2]) for _, match in named} == {*range(1, int(named[0][1][3]) + 1)}
     return [each for each, _ in named] if whole and len(named) == len(weights) == int(named[0][1][3]) else []
 
@@ -89,7 +91,7 @@ def _numbered_shards(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     """Files in the folder of a checkpoint that are read as its shards, by the numbers in their names."""
     if not is_folder(folder):
         return []
-    every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(_WEIGHTS)]
+    every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(WEIGHTS)]
     return [(each, match) for each, match in every if match]
 
 
@@ -133,10 +135,21 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
             hint="copy the whole folder",
             path=index,
         )
-    result = {name: tensor for each in names for name, tensor in read_state_dict(index.parent / each).items()}
+    result: dict[str, Tensor] = {}
+    for each in names:
+        listed = {name for name, place in places.items() if place == each}
+        state = _tensors_of_shard(index.parent / each, listed)
+        # a tensor may be in a shard that the index does not name for it, as where an older one was left there
+        result.update({name: tensor for name, tensor in state.items() if places.get(name, each) == each})
     if absent := sorted({*places} - {*result}):
         raise Unreadable(f"the shards of {index} lack {len(absent)} tensors", got=", ".join(absent[:4]), path=index)
     return result
+
+
+def _tensors_of_shard(shard: Path, listed: set[str]) -> Mapping[str, Tensor]:
+    """Read a shard of a checkpoint, by the names that its index lists, whatever prefix they have."""
+    content = read_whole(shard)[0]
+    return content if isinstance(content, Mapping) and listed <= content.keys() else read_state_dict(shard)
 
 
 def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
