@@ -203,7 +203,7 @@ def _facts(each: Missing) -> dict[str, Any]:
 
 
 def _require_source(each: Missing, artefact: Artefact) -> None:
-    """Refuse to print the digest that a card lacks of what the cache has from another url: it may be another file."""
+    """For ``zoo check --digests``, refuse the digest of what the cache has from another url: it may be another file."""
     urls = [*map(shown, each.weights.urls)]
     moved = settings.mirrors() or settings.rewrites() or artefact.source.startswith("file:")
     if artefact.fetched or each.weights.sha256 or artefact.source in urls or (moved and "file:" not in urls[0]):
@@ -218,7 +218,7 @@ def _require_source(each: Missing, artefact: Artefact) -> None:
 
 
 def _require_weights(each: Missing, artefact: Artefact) -> None:
-    """Refuse to print the digest that a card lacks of a page or another thing that holds no weights."""
+    """For ``zoo check --digests``, refuse the digest of a page or another thing that holds no weights."""
     with artefact.path.open("rb") as file:
         kind = describe(file.read(_HEAD))
     if kind in _NO_WEIGHTS and not each.weights.file_name.endswith(".json"):
@@ -233,7 +233,7 @@ def _require_weights(each: Missing, artefact: Artefact) -> None:
 
 
 def _print_digest(each: Missing, artefact: Artefact) -> None:
-    """Print the digest that a card lacks, and the file's size, to be copied into it, for ``zoo check --digests``."""
+    """For ``zoo check --digests``, print the digest that a card lacks and the size, to be copied into it."""
     echo(f"# {each.name}  {shown(each.weights.urls[0])}")
     if each.key:
         echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')

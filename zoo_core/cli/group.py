@@ -153,7 +153,7 @@ def _with_examples(command: click.Command, path: str) -> click.Command:
 
 
 def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
-    """Every command of a plugin with those who contribute it to the group: more than one is a conflict."""
+    """The commands of plugins in the group, each with those who contribute it: more than one is a conflict."""
     from zoo_core.registry.zoo import current_zoo
 
     result: dict[str, tuple[Plugin, ...]] = {}

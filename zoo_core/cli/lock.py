@@ -233,7 +233,7 @@ def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool
 
 
 def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
-    """The urls that ``zoo lock`` writes: a hub's also at the commit that has the exact file, as a branch may move on.
+    """The urls that the command ``zoo lock`` writes: a hub's also at the commit of the file, as a branch may move on.
 
     Nothing is added offline, nor where the hub does not answer, or has another file by now.
 

@@ -247,7 +247,7 @@ def plugin() -> None:
     help="Where the new folder goes; here by default.",
 )
 def new(name: str, library: str, models: str, input_size: str, directory: Path | None) -> None:
-    r"""Write a working distribution, zoo-NAME, whose family is called NAME.
+    r"""Write a plugin that works: a distribution, zoo-NAME, whose family is called NAME.
 
     With --models it holds those of a library that is installed here, whose anatomy is traced; without, a toy model to
     replace. It passes the conformance kit, ruff and mypy as it is.

@@ -319,7 +319,7 @@ def _figure(boxes: list[tuple[str, str, str]]) -> str:
 
 
 def require_words(record: object, **allowed: Sequence[str]) -> None:
-    """Refuse a record of the anatomy with a field that is none of the words that it may be.
+    """Refuse a part of an anatomy with a field that is none of the words that it may be.
 
     Raises:
         AnatomyError: It is another one; the message has the word that was meant.

@@ -236,7 +236,7 @@ def to_record(result: Any) -> Any:
 
 
 def _detection(found: Detection) -> dict[str, Any]:
-    """A detected object of a result as JSON can write it."""
+    """A detected object among the results, as JSON can write it."""
     record: dict[str, Any] = {"name": found.name, "score": found.score, "box": list(found.box)}
     if found.keypoints is not None:
         record["keypoints"] = found.keypoints.tolist()

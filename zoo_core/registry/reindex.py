@@ -55,7 +55,7 @@ def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
 
 
 def index(cards: str, path: str) -> None:
-    """Write the catalogue of a library that is reindexed to a file, whole or not at all.
+    """Reindex a library: write its catalogue to a file, whole or not at all.
 
     Args:
         cards: ``"package.module:function"``.

@@ -82,7 +82,7 @@ def _attempts(failure: FetchError | Offline | Untrusted) -> Attempts:
 
 
 def _fetch_file(entry: Entry, request: Request) -> Artefact:
-    """Fetch a file on a cache miss: from other caches of this machine, or mirrors, or the card's urls."""
+    """Fetch a file of missing weights: from other caches of this machine, or mirrors, or the card's urls."""
     entry.cache.make()
     if result := find_elsewhere(request.urls, request.sha256, request.size):
         return _adopted(entry, request, *result)
@@ -103,7 +103,7 @@ def _fetch_file(entry: Entry, request: Request) -> Artefact:
 
 
 def _adopted(entry: Entry, request: Request, path: Path, digest: str) -> Artefact:
-    """On a cache miss, take in a file that another tool downloaded: linked, or copied where that cannot be."""
+    """Take in a file of missing weights that another tool downloaded: linked, or copied where that cannot be."""
     if linked := entry.cache.link(path, digest, request.file):
         return Artefact(linked, digest, no_follow.status(linked).st_size, path.as_uri(), request.strength, fetched=True)
     return download(replace(request, urls=(path.as_uri(),), sha256=digest))

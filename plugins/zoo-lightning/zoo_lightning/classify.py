@@ -138,7 +138,7 @@ class ClassifierEvaluation:
 
 @torch.no_grad()
 def evaluate_classifier(module: FineTune, batches: DataLoader[Any]) -> ClassifierEvaluation:
-    """Evaluate a trained classifier on images; its mode is afterwards as it was.
+    """Evaluate a fine-tuned classifier on the validation images; its mode is afterwards as it was.
 
     Args:
         module: Whose model is run.

@@ -201,7 +201,7 @@ def shortened(notes: Sequence[str]) -> str:
 
 
 def images_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The image files below a folder of data, links to missing files too, and its other files; hidden ones are neither.
+    """The images in a folder of data, links to missing files too, and its other files; hidden ones are neither.
 
     Links to folders are not followed, and are among the others.
     """
@@ -222,7 +222,7 @@ Sides = list[tuple[Sample, str]]
 
 
 def readable(sides: Sides, notes: list[str], workers: int) -> Sides:
-    """The samples of the data whose images can be read; the notes name the others."""
+    """Leave out the samples of the data whose images cannot be read; the notes name them."""
     with ThreadPoolExecutor(workers) as pool:  # decoding holds no lock of Python's
         faults = list(pool.map(lambda pair: pair[0].fault(), sides))
     notes += [f"{sample.name} was left out: {why}" for (sample, _), why in zip(sides, faults, strict=True) if why]

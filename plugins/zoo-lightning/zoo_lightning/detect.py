@@ -86,7 +86,7 @@ class FineTuneDetector(FineTune):
     def validation_step(self, batch: Any, _: int) -> None:
         """One batch."""
         images, targets = batch
-        update(self.score, self(images), targets)
+        add_to_score(self.score, self(images), targets)
 
     def on_validation_epoch_end(self) -> None:
         """The score: mean average precision of masks where the model gives them, of boxes otherwise."""
@@ -104,8 +104,8 @@ class FineTuneDetector(FineTune):
         return result
 
 
-def update(score: MeanAveragePrecision, outputs: Records, targets: Records) -> None:
-    """Count a batch of detections in: masks are probabilities in the outputs, and yes or no in the score."""
+def add_to_score(score: MeanAveragePrecision, outputs: Records, targets: Records) -> None:
+    """Add what a detector saw in a batch to its score: masks become yes or no, which are probabilities in outputs."""
     found = []
     for output in outputs:
         record = {name: output[name] for name in ("boxes", "scores", "labels")}
@@ -207,7 +207,7 @@ def evaluate_detector(module: FineTuneDetector, batches: DataLoader[Any]) -> Det
     targets: list[Record] = []
     for images, truth in batches:
         seen = [{name: value.cpu() for name, value in each.items()} for each in module([i.to(device) for i in images])]
-        update(score, seen, truth)
+        add_to_score(score, seen, truth)
         outputs += [{name: value for name, value in each.items() if name != "masks"} for each in seen]
         targets += [{name: value for name, value in each.items() if name != "masks"} for each in truth]
     module.train(was_training)

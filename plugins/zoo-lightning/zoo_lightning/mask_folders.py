@@ -255,7 +255,7 @@ def _mask_classes(path: Path, samples: Sequence[MaskSample], notes: list[str]) -
 
 
 def _require_classes(path: Path, data: ImageData, workers: int) -> ImageData:
-    """Refuse masks of one class, and note the classes that no pixel is of.
+    """Refuse folders with masks of one class, and note the classes that no pixel is of.
 
     Raises:
         UsageError: There is one class, or nothing to train on or to validate with.

@@ -68,7 +68,7 @@ def read_data(
 
 
 def _read(path: Path, *, val: float, seed: int, check: bool, workers: int) -> ImageData:
-    """The data at a path, by its kind."""
+    """Read the data at a path, by its kind."""
     if path.is_file() and path.suffix.lower() == ".csv":
         parts = parts_of_csv(path)
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():

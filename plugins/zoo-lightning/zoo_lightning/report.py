@@ -112,7 +112,7 @@ def _table_of_parts(model: nn.Module) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows of cells as a table on an HTML page, which the keyboard can scroll."""
+    """Rows of cells as a table in the report of a run, which the keyboard can scroll."""
     head = (
         f"<tr>{''.join(f'<th>{escape(cell)}</th>' if cell else '<td></td>' for cell in header)}</tr>" if header else ""
     )

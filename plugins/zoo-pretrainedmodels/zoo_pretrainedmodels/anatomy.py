@@ -25,7 +25,7 @@ _relu = partial(
 
 
 def library_features(model: Any, x: Tensor) -> Tensor:
-    """The last map of a convnet, by the method ``features`` of pretrainedmodels, where layers are not a chain."""
+    """The features of an anatomy whose layers are not a chain: the last map, by the method of pretrainedmodels."""
     result: Tensor = model.features(x)
     return result
 
@@ -328,7 +328,7 @@ def _of_cells(model: Any, stem: str, rows: tuple[Row, ...]) -> Anatomy:
 
 
 def bninception(model: Any) -> Anatomy:
-    """The convnet BNInception of pretrainedmodels, in our class: the library's has no module for a whole map."""
+    """BNInception of pretrainedmodels, in our class: the library's own has no module for a whole map."""
     rows: list[Row] = [
         ("conv1", _children_named(model, "conv1_"), 64, 2),
         ("conv2", ("pool1_3x3_s2", *_children_named(model, "conv2_")), 192, 4),

@@ -134,7 +134,7 @@ class FBResNet(library.FBResNet):  # type: ignore[misc]  # the library ships no 
 
 
 class Concatenate(nn.Module):
-    """The class of the modules that join the two maps of a DPN block, as the block after it would anyway.
+    """A picklable module that joins the two maps of a DPN block, as the block after it would anyway.
 
     Example:
         >>> Concatenate()((torch.zeros(1, 8, 4, 4), torch.zeros(1, 3, 4, 4))).shape

@@ -67,7 +67,7 @@ def before_heads(model: FCN | DeepLabV3, found: dict[str, Any]) -> dict[str, Any
 
 
 def scores(model: FCN | DeepLabV3, pooled: dict[str, Any]) -> dict[str, Tensor]:
-    """What segmentation heads are given to what the model returns: ``[N, num_classes, H, W]`` by name."""
+    """What torchvision's segmentation heads are given to what the model returns: ``[N, num_classes, H, W]`` by name."""
     return {
         name: _enlarged(model.get_submodule(path)(pooled[name]), pooled["size"])
         for name, path in _SITES.items()

@@ -49,7 +49,7 @@ _HEAD = 512
 
 
 def file_in(path: Path) -> Path:
-    """Which file of a checkpoint is read, where it is a folder as a trainer wrote it; any other path is itself.
+    """The file of a checkpoint to read, where a path is a folder as a trainer wrote it; any other path is itself.
 
     Args:
         path: Of a file or a folder.
@@ -88,7 +88,7 @@ def shards_in(folder: Path) -> list[Path]:
 
 
 def _numbered_shards(folder: Path) -> list[tuple[Path, re.Match[str]]]:
-    """Files in the folder of a checkpoint that are read as its shards, by the numbers in their names."""
+    """The shards of a checkpoint to read in a folder, by the numbers in their names."""
     if not is_folder(folder):
         return []
     every = [(each, _SHARD.fullmatch(each.name)) for each in sorted(folder.iterdir()) if each.name.endswith(WEIGHTS)]
