@@ -339,7 +339,7 @@ def require_words(record: object, **allowed: Sequence[str]) -> None:
 
 
 def require_counts(record: object, **least: int) -> None:
-    """Refuse a record of the anatomy with a field that is no integer, or too small; numpy's integers become Python's.
+    """Refuse a part of an anatomy with a field that is no integer, or too small; numpy's integers become Python's.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -364,7 +364,7 @@ def require_counts(record: object, **least: int) -> None:
 
 
 def require_text(record: object, *names: str, or_none: bool = False) -> None:
-    """Refuse a record of the anatomy with a field that is no text, or empty; with ``or_none`` it may be None.
+    """Refuse a part of an anatomy with a field that is no text, or empty; with ``or_none`` it may be None.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -376,7 +376,7 @@ def require_text(record: object, *names: str, or_none: bool = False) -> None:
 
 
 def require_tuple(record: object, **of: type) -> None:
-    """Refuse a record of the anatomy with a field that is no tuple of things of one type, or one with empty texts.
+    """Refuse a part of an anatomy with a field that is no tuple of things of one type, or one with empty texts.
 
     Raises:
         AnatomyError: Such a field is there. A single text, whose letters would be taken for its entries, is one.
@@ -396,7 +396,7 @@ def require_tuple(record: object, **of: type) -> None:
 
 
 def require_callable(record: object, *names: str, or_text: bool = False) -> None:
-    """Refuse a record of the anatomy with a field that is neither None nor callable; ``or_text`` lets a text be there.
+    """Refuse a part of an anatomy with a field that is neither None nor callable; ``or_text`` lets a text be there.
 
     Raises:
         AnatomyError: Such a field is there.
@@ -408,7 +408,7 @@ def require_callable(record: object, *names: str, or_text: bool = False) -> None
 
 
 def require(record: object, name: str, right: object, expected: str) -> None:
-    """Refuse a record of the anatomy with a field that is wrong for a reason of its own.
+    """Refuse a part of an anatomy with a field that is wrong for a reason of its own.
 
     Raises:
         AnatomyError: It is not right.

@@ -16,7 +16,7 @@ from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.testing.checks.split import check_other_inputs
+from zoo_core.testing.checks.split import check_other_batch, check_other_inputs
 from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.findings import NonConformance, NotChecked, difference, only_shapes, require
 from zoo_core.testing.process import files_left, printed, random_states, started_from, watched
@@ -31,7 +31,6 @@ from zoo_core.testing.under_test import (
     need_values,
     noisy,
     scores_of,
-    tensors,
 )
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
@@ -211,27 +210,7 @@ def _check_device(card: Card, model: nn.Module) -> None:
         return
     _require_one_device(card, nn.Sequential(*parts), (x,), "a part of the split")
     if isinstance(x, Tensor):
-        _check_other_batch(card, model, nn.Sequential(*parts), torch.cat([x, x[:1]]).to("meta"))
-
-
-def _check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
-    """Check that forward by the parts, without values, takes a batch of three where the model's own forward does."""
-    with torch.no_grad():
-        try:
-            expected = [*scores_of(model, *arguments(card, x)).shape]
-        except Exception:  # noqa: BLE001 - it needs values, or has one batch size
-            return
-        try:
-            got = f"scores of the shape {[*next(tensors(parts(x))).shape]}"
-        except Exception as error:  # noqa: BLE001 - what the parts raise can be anything
-            got = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    if got != f"scores of the shape {expected}":
-        raise NonConformance(
-            f"{card.id}: the split does not take a batch of {len(x)}, as forward does",
-            expected=f"scores of the shape {expected}",
-            got=got,
-            cause="Anatomy.features, pool or classify has the size of a batch written into it",
-        )
+        check_other_batch(card, model, nn.Sequential(*parts), torch.cat([x, x[:1]]).to("meta"))
 
 
 def _require_one_device(card: Card, model: nn.Module, inputs: tuple[Any, ...], what: str) -> None:

@@ -18,6 +18,7 @@ from zoo_core.testing.checks.features import check_last_map, check_released
 from zoo_core.testing.findings import NonConformance, NotChecked, difference, require
 from zoo_core.testing.under_test import (
     DETECTORS,
+    arguments,
     by_shapes,
     calls_of,
     example,
@@ -291,3 +292,23 @@ def _of_other_values(x: Tensor) -> Iterable[tuple[str, Tensor]]:
     yield "brighter", x + 3
     yield "louder", 16 * x
     yield "empty", torch.zeros_like(x)
+
+
+def check_other_batch(card: Card, model: nn.Module, parts: nn.Module, x: Tensor) -> None:
+    """Check that the parts of the split, without values, take a batch of three where forward does."""
+    with torch.no_grad():
+        try:
+            expected = [*scores_of(model, *arguments(card, x)).shape]
+        except Exception:  # noqa: BLE001 - it needs values, or has one batch size
+            return
+        try:
+            got = f"scores of the shape {[*next(tensors(parts(x))).shape]}"
+        except Exception as error:  # noqa: BLE001 - what the parts raise can be anything
+            got = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if got != f"scores of the shape {expected}":
+        raise NonConformance(
+            f"{card.id}: the split does not take a batch of {len(x)}, as forward does",
+            expected=f"scores of the shape {expected}",
+            got=got,
+            cause="Anatomy.features, pool or classify has the size of a batch written into it",
+        )
