@@ -325,7 +325,7 @@ def costs(family: str, file: Path) -> None:
 @click.argument("family")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def parts(family: str, file: Path) -> None:
-    r"""Write to FILE the heads and stages of all models of FAMILY, read from models without values.
+    r"""Write to FILE, for a plugin, the heads and stages of all models of FAMILY, read from models without values.
 
     Ship it in your package and name it in Family.parts.
 

@@ -70,7 +70,7 @@ def open_model(
 
 
 def require_values(model: nn.Module) -> None:
-    """Refuse a model that was opened on the meta device: its tensors have no values, so that it cannot be run.
+    """Refuse an opened model that is on the meta device: its tensors have no values, so that it cannot be run.
 
     Raises:
         NotSupported: It is on the meta device.
@@ -82,7 +82,7 @@ def require_values(model: nn.Module) -> None:
 
 
 def require_results(model: nn.Module) -> None:
-    """Refuse a model that was opened without a head: it gives features, which would be read as scores.
+    """Refuse an opened model without a head: it gives features, which would be read as scores.
 
     Raises:
         NotSupported: Its head was cut off, or its weights have none; or it is on the meta device.

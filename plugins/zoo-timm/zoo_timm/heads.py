@@ -230,7 +230,7 @@ class _AllTokens:
 
 
 def attended(model: Any, features: Tensor) -> Tensor:
-    """``[N, C, H, W]`` to ``[N, 1 + H * W, C]``: the head of CLIP's ResNets scores all tokens, and then takes one."""
+    """What a head that is an attention pool is given: ``[N, C, H, W]`` to ``[N, 1 + H * W, C]``, all tokens."""
     result: Tensor = type(model.head).forward(_AllTokens(model.head), features, pre_logits=True)
     return result
 

@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _all_names() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every list of class names to index, of all weights, with the name of its file."""
+    """Every list of class names of torchvision's weights to index, with the name of its file."""
     for name in models.list_models():
         for entry in models.get_model_weights(name):
             classes = entry.meta.get("categories") or ()

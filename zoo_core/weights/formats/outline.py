@@ -171,19 +171,19 @@ def _size(values: Any = ()) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:
+def _outline_of_tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:
     """The outline of a tensor that a pickle describes, of the dtype of its storage."""
     require(type(storage) is tuple)
     return Outline(_size(size), storage[0])
 
 
-def _tensor_of_dtype(*values: Any) -> Outline:
+def _outline_of_dtype(*values: Any) -> Outline:
     """The outline of a tensor that a pickle describes, of a dtype of its own."""
     require(len(values) > 6)  # noqa: PLR2004 - storage, offset, size, stride, gradient, hooks, dtype
     return Outline(_size(values[2]), str(values[6]).removeprefix("torch."))
 
 
-def _parameter(data: object, *_: object) -> object:
+def _outline_of_parameter(data: object, *_: object) -> object:
     """The outline of a parameter: that of its tensor."""
     return data
 
@@ -201,7 +201,7 @@ def wrapped(kind: object, *_: object) -> OddTensor:
     return OddTensor("DTensor, one process's shard of a tensor" if is_shard else f"tensor of the class {name!s:.80}")
 
 
-def _subclass(function: object, kind: object, arguments: object, _state: object = None) -> object:
+def _outline_of_subclass(function: object, kind: object, arguments: object, _state: object = None) -> object:
     """The outline of a tensor of a class of its own, where that is a parameter or buffer; else an odd tensor."""
     known = _CALLS.get(function) if type(function) is Name else None
     if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
@@ -223,13 +223,13 @@ ODD_CALLS: dict[str, Callable[..., OddTensor]] = {
 _CALLS: dict[str, Callable[..., object]] = {
     **ODD_CALLS,
     **numpy_calls(lambda numbers: Outline(numbers.shape, numbers.dtype), OddTensor),
-    f"{UTILS}_rebuild_tensor": _tensor,
-    f"{UTILS}_rebuild_tensor_v2": _tensor,
-    f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
-    f"{UTILS}_rebuild_parameter": _parameter,
-    f"{UTILS}_rebuild_parameter_with_state": _parameter,
+    f"{UTILS}_rebuild_tensor": _outline_of_tensor,
+    f"{UTILS}_rebuild_tensor_v2": _outline_of_tensor,
+    f"{UTILS}_rebuild_tensor_v3": _outline_of_dtype,
+    f"{UTILS}_rebuild_parameter": _outline_of_parameter,
+    f"{UTILS}_rebuild_parameter_with_state": _outline_of_parameter,
     f"{UTILS}_rebuild_qtensor": _odd("quantised tensor"),
-    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _subclass,
+    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _outline_of_parameter,
+    "torch._tensor._rebuild_from_type_v2": _outline_of_subclass,
     "torch.Size": _size,
 }
