@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
 from zoo_core.surgery.noise import noise, placed
-from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_of_images
+from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_by_filters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,11 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
     if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
         raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
     if size is None:
-        chosen = (_channels(model, (chosen[-2], chosen[-1])), *chosen[1:])
+        channels, stem = channels_told(model), known.anatomy.stem
+        layer = bare.get_submodule(stem[0]) if stem else None
+        if isinstance(layer, CONVOLUTIONS):  # the model may have been built for other channels than its card says
+            channels = channels_by_filters(bare, layer, channels, chosen[-2:])
+        chosen = (channels, *chosen[1:])
     if side is not None:
         chosen = (chosen[0], *[side] * len(chosen[1:]))
     return noise(bare, (1, *chosen))
@@ -67,15 +71,6 @@ def channels_told(model: nn.Module) -> int:
     if known.example is not None and not edits:
         return int(known.example.shape[1]) if isinstance(known.example, torch.Tensor) else 3
     return int(edits[-1]) if edits else known.card.input_size[0] if known.card else 3
-
-
-def _channels(model: nn.Module, size: tuple[int, int]) -> int:
-    """How many channels an example input has, also where the model was built for others than its card says."""
-    told, stem = channels_told(model), anatomy_of(model).stem
-    layer = unwrap(model).get_submodule(stem[0]) if stem else None
-    if not isinstance(layer, CONVOLUTIONS):
-        return told
-    return channels_of_images(unwrap(model), layer, told, size)
 
 
 FAILING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError, KeyError)

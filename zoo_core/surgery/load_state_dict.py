@@ -153,7 +153,7 @@ def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor
         names_of.setdefault(id(parameter), []).append(name)
     tied = {name for _, *others in names_of.values() for name in others}
     ready = {name: _settled(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
-    _part({name: tensor for name, tensor in ready.items() if name in own and name not in tied}, ready)
+    _unshare_memory({name: tensor for name, tensor in ready.items() if name in own and name not in tied}, ready)
     result = load_whole(model, ready, assign=True)
     for first, *others in names_of.values():
         for name in others:
@@ -162,8 +162,8 @@ def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor
     return list(result.missing_keys), list(result.unexpected_keys)
 
 
-def _part(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
-    """Give tensors to be loaded memory of their own: a file may hold one under two names that the model parts."""
+def _unshare_memory(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
+    """Give tensors of a state dict memory of their own: a file may hold one under two names that the model parts."""
     taken: set[int] = set()
     for name, tensor in untied.items():
         if tensor.numel() and tensor.data_ptr() in taken:

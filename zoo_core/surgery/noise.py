@@ -1,7 +1,8 @@
-"""Noise, and examples, to run a changed model on, to see that what is known of its parts still holds."""
+"""Noise, and copies full of it, to run a changed model on, to see that what is known of its parts still holds."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,3 +44,19 @@ def noise_like(model: nn.Module, size: tuple[int, ...], example: Any) -> Any:
         lambda each: noise(model, each.shape) * factors[id(each)] if id(each) in factors else each, example
     )
     return placed(model, noisy)
+
+
+def noisy_copy(model: nn.Module) -> nn.Module:
+    """A copy full of noise, on the CPU, to try a changed model on: this one may have no values yet, or no storage."""
+    result = copy.deepcopy(model)
+    virtual = any(tensor.device.type == "meta" for tensor in result.state_dict().values())
+    result = result.to_empty(device="cpu") if virtual else result.to(device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*result.parameters(), *result.buffers()):
+            if tensor.is_floating_point():
+                values = torch.rand(tensor.shape, generator=generator, device="cpu")
+                tensor.copy_(values / tensor[0].numel() if tensor.dim() > 1 else values)  # so that nothing overflows
+            elif virtual:
+                tensor.zero_()
+    return result

@@ -50,7 +50,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> dict[str, int]:
-    """The depth of every tensor, as :func:`depths` counts it.
+    """The depth of every tensor to select by, as :func:`depths` counts it, from names and anatomy alone.
 
     Args:
         names: Of all tensors, as registered.
@@ -305,14 +305,14 @@ def _unknown(model: nn.Module, pattern: str) -> UnknownPart:
         f"{pattern!r} of this {kind}{holds}" if holds else f"nothing in this {kind} is called {pattern!r}",
         expected="; ".join(kinds),
         cause=cut_of(model),
-        hint=copies_of(model, pattern)
+        hint=copies_to_select(model, pattern)
         or did_you_mean(close_matches(pattern, others), "print(model) shows every module path"),
         part=pattern,
         parts=stages,
     )
 
 
-def copies_of(model: nn.Module, path: str) -> str | None:
+def copies_to_select(model: nn.Module, path: str) -> str | None:
     """What to select instead of the module at ``path`` in a model with branches, each with a copy; None for others."""
     result = [each for each, _ in unwrap(model).named_modules() if each.endswith(f".body.{path}")]
     return f"ask for {' or '.join(map(repr, result))}" if result else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
@@ -148,7 +148,7 @@ class Grid:
             if len(shape) != 3 or self._is_channels_last(value):  # noqa: PLR2004 - N, C, L
                 return None
             stride = self._stride(0, shape[-1], other[-1] if other else None)
-            return Map(_whole(stride), shape[1], "NCHW") if stride else None
+            return Map(self._whole(stride), shape[1], "NCHW") if stride else None
         if len(shape) == 3:  # noqa: PLR2004 - N, L, C
             return self._tokens(value, shape, other) if self.axes == _IMAGE_AXES else None  # else tokens of frames too
         return self._image(value, shape, other) if len(shape) == self.axes else None
@@ -175,7 +175,7 @@ class Grid:
             same = other is None or shape[axis] == other[axis]
             if same and all(strides) and math.isclose(strides[0], strides[1], rel_tol=0.35 if other else 0.2):
                 stride = min(strides)
-                return Map(self._laid(value, stride) or _whole(stride), shape[axis], layout)
+                return Map(self._laid(value, stride) or self._whole(stride), shape[axis], layout)
         return None
 
     def _stride(self, axis: int, steps: int, more: int | None) -> float:
@@ -191,13 +191,13 @@ class Grid:
             if added <= 0 or shape[2] != other[2]:
                 return None
             stride = math.sqrt((self.larger_side[0] * self.larger_side[1] - area) / added)
-            return Map(self._laid(value, stride) or _whole(stride), shape[2], "NLC")
+            return Map(self._laid(value, stride) or self._whole(stride), shape[2], "NLC")
         stride = math.sqrt(area / shape[1])
         if 2 * stride > min(self.side):
             return None  # class tokens alone, of which a distilled model has two
         if laid := self._laid(value, stride):
             return Map(laid, shape[2], "NLC")
-        for whole in (_whole(stride, near=0.015), 2 ** round(math.log2(max(stride, 1)))):
+        for whole in (self._whole(stride, near=0.015), 2 ** round(math.log2(max(stride, 1)))):
             divides = whole.bit_count() == 1 or not any(side % whole for side in self.side)
             if divides and math.isclose(whole, stride, rel_tol=0.2):
                 return Map(whole, shape[2], "NLC")
@@ -216,26 +216,26 @@ class Grid:
         """Product of the strides of the convolutions on the way to each tensor; the largest, where ways join."""
         result: dict[int, int] = {}
         for op in self.flow.recording.ops:
-            so_far = max((result.get(value, 1) for value in self.flow.moving(op)), default=1) * _stride_of(op)
+            so_far = max((result.get(value, 1) for value in self.flow.moving(op)), default=1) * self._stride_of(op)
             result.update(dict.fromkeys(op.outputs, so_far))
         return result
 
+    @staticmethod
+    def _stride_of(op: Op) -> int:
+        """The stride of a convolution along a row; one for any other function."""
+        if op.name != "conv2d":
+            return 1
+        stride = op.kwargs.get("stride", op.args[3] if len(op.args) > 3 else 1)  # noqa: PLR2004 - its fourth argument
+        return int(stride[-1]) if isinstance(stride, tuple | list) else int(stride)
 
-def _stride_of(op: Op) -> int:
-    """The stride that a convolution gives its feature map, along a row; one for any other function."""
-    if op.name != "conv2d":
-        return 1
-    stride = op.kwargs.get("stride", op.args[3] if len(op.args) > 3 else 1)  # noqa: PLR2004 - its fourth argument
-    return int(stride[-1]) if isinstance(stride, tuple | list) else int(stride)
-
-
-def _whole(stride: float, near: float = 0.003) -> int:
-    """The stride that is the nearest integer, or a near power of two: layers without padding cut the border off."""
-    nearest = max(round(stride), 1)
-    power = 2 ** round(math.log2(max(stride, 1)))
-    if math.isclose(nearest, stride, rel_tol=near) or not math.isclose(power, stride, rel_tol=0.2):
-        return int(nearest)
-    return int(power)
+    @staticmethod
+    def _whole(stride: float, near: float = 0.003) -> int:
+        """The stride that is the nearest integer, or a near power of two: layers without padding cut the border off."""
+        nearest = max(round(stride), 1)
+        power = 2 ** round(math.log2(max(stride, 1)))
+        if math.isclose(nearest, stride, rel_tol=near) or not math.isclose(power, stride, rel_tol=0.2):
+            return int(nearest)
+        return int(power)
 
 
 def gives_part(grid: Grid, path: str, outputs: Collection[int]) -> bool:
@@ -296,17 +296,13 @@ def reads_of(grid: Grid, call: Call, value: int) -> Reads:
         return {result.layout: None for result in [grid.map_of(value)] if result}
     same = [value, *(each for each in call.outputs if grid.is_same_map(each, value))]
     reads: dict[Layout, ItemOf | None] = {}
+    leaves, _ = tree_flatten_with_path(call.output)
     for each in same:
         if result := grid.map_of(each):
-            reads.setdefault(result.layout, ItemOf(_key_of_map(call.output, each)))
+            steps = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == each)
+            key = tuple(getattr(step, "key", getattr(step, "idx", None)) for step in steps)
+            reads.setdefault(result.layout, ItemOf(key))
     return reads
-
-
-def _key_of_map(output: object, value: int) -> tuple[Any, ...]:
-    """Key of a feature map in the output of a module."""
-    leaves, _ = tree_flatten_with_path(output)
-    path = next(path for path, leaf in leaves if isinstance(leaf, Ref) and leaf.value == value)
-    return tuple(getattr(step, "key", getattr(step, "idx", None)) for step in path)
 
 
 @dataclass(frozen=True)
@@ -354,7 +350,7 @@ def with_several_maps(flow: Dataflow, anatomy: Anatomy) -> Anatomy:
 
 
 def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str | None:
-    """Which stages' feature maps differ in layout, channels first or last; None where all that are no tokens agree."""
+    """Which maps of traced stages differ in layout, channels first or last; None where all that are no tokens agree."""
     found: dict[str, list[str]] = {}
     outputs = {call.path: call.output for call in passes.evaluated.recording.calls()}
     for stage in stages:

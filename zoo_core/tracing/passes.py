@@ -77,7 +77,7 @@ def record_passes(model: nn.Module, example: Any) -> Passes:
             try:
                 twin = copied(model)
                 given = _placed(x, twin)
-                flow = _recorded(twin, given)
+                flow = _record_pass(twin, given)
                 if copied is without_values and any(_may_be_index(each) for each in tree_iter(x)):
                     output_of(with_the_same_tensors(model), _placed(x, model))  # meta tensors fit any index
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
@@ -105,7 +105,7 @@ def _may_be_index(value: object) -> bool:
 
 def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:
     """Passes besides the first: of another batch, of a larger input, and in train mode."""
-    larger = _recorded(model, _enlarged(batch_of(x, 3)), as_far=True)
+    larger = _record_pass(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
     other = larger if is_whole and _same_ops(flow, larger) else _pass_like(flow, model, batch_of(x, 3)) or flow
     return Passes(model, x, example, flow, other, _train_pass(model, x), larger, _chosen(model, x, flow))
@@ -114,7 +114,7 @@ def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> P
 def _train_pass(model: nn.Module, x: Any) -> Dataflow | None:
     """Recorded pass of a copy of a model in train mode; None where it does not run in that."""
     try:
-        return _recorded(model, x, train=True)
+        return _record_pass(model, x, train=True)
     except Exception:  # noqa: BLE001 - the model's own code; a batch may be too small for its norms
         return None
 
@@ -129,7 +129,7 @@ def _chosen(model: nn.Module, x: Any, flow: Dataflow) -> frozenset[str]:
     calls, result, generator = _samples_given(flow), set[str](), torch.Generator().manual_seed(0)
     for offsets in ((0.0, 0.0), (3.0, 3.0), (-3.0, -3.0), (3.0, -3.0)):
         with suppress(Exception):  # the model's own code, which may not take such values
-            again = _samples_given(_recorded(model, tree_map(partial(_noise, offsets, generator), x)))
+            again = _samples_given(_record_pass(model, tree_map(partial(_noise, offsets, generator), x)))
             result |= {path for path in {*calls, *again} if calls.get(path) != again.get(path)}
     return frozenset(result)
 
@@ -157,7 +157,7 @@ def _noise(offsets: Sequence[float], generator: torch.Generator, value: object) 
 def _pass_like(flow: Dataflow, model: nn.Module, x: Any) -> Dataflow | None:
     """Recorded pass on another input; None where it fails, or where something else runs."""
     try:
-        result = _recorded(model, x)
+        result = _record_pass(model, x)
     except Exception:  # noqa: BLE001 - the model's own code, which may take one batch size only
         return None
     return result if len(result.recording.ops) == len(flow.recording.ops) and _same_ops(flow, result) else None
@@ -169,8 +169,8 @@ def _same_ops(flow: Dataflow, other: Dataflow) -> bool:
     return all(one.name == two.name and one.outputs == two.outputs for one, two in pairs)
 
 
-def _recorded(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:
-    """One recorded pass of a model, in eval or train mode, as what depends on what."""
+def _record_pass(model: nn.Module, x: Any, *, train: bool = False, as_far: bool = False) -> Dataflow:
+    """Record one pass of a model, in eval or train mode, as what depends on what."""
     with evaluating(model):
         model.train(train)
         return Dataflow(record(model, *forward_arguments(model, x), as_far=as_far))

@@ -226,7 +226,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def plain_fields(value: Any) -> Any:
-    """A nest of values to record whose output objects, such as those of transformers, are dicts of their fields.
+    """A nest of values as a recording has it: output objects, such as those of transformers, are dicts of their fields.
 
     A named tuple, as a ``PackedSequence`` is, becomes a plain one.
     """

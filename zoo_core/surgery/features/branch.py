@@ -113,7 +113,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
             new = {name: fitted(bare, main, scores_only(head) if after else head) for name, head in heads.items()}
         counts = [_scores_of_branch(head, main) for head in new.values()]
         branches = Heads(
-            {name: _branch(bare, kept, stages, new[name], with_output(after, heads[name])) for name in heads}
+            {name: _new_branch(bare, kept, stages, new[name], with_output(after, heads[name])) for name in heads}
         )
         trunk = [step for step in run.steps if isinstance(step, str)] if isinstance(run, Chain) else []
         gone = absent(bare, lambda depth: depth > kept, keep=[main.path, *trunk])  # by the anatomy of the whole model
@@ -126,7 +126,7 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
             classify=None,
             scores=None,
         )
-        _install(bare, anatomy, gone, branches)
+        _install_branches(bare, anatomy, gone, branches)
         edit.outcomes |= _outcomes_of_branches(bare, main.path, known.receipt.tensors)
         edit.update(names=(), multi_label=False)
     return model
@@ -150,7 +150,7 @@ def _scores_of_branch(head: nn.Module, site: Head) -> int:
     return result if isinstance(result, int) else sum(result.values())
 
 
-def _branch(
+def _new_branch(
     model: nn.Module, kept: int, stages: Chain, head: nn.Module, after: Callable[[Any, Any], Any] | None
 ) -> Branch:
     """A branch that shares no tensor with the model; ``head`` becomes part of it, and ``after`` follows its site."""
@@ -183,7 +183,7 @@ def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tenso
     return channels_of_map(result, anatomy_of(model).layout, x.dim() - 1)
 
 
-def _install(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:
+def _install_branches(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:
     """Put the branches at the head site, empty places where only they run layers now, and a forward that calls them."""
     for path, place in gone.items():
         model.set_submodule(path, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from zoo_core.surgery.features.extract import LeftOut, recorded, stage_index, ta
 from zoo_core.surgery.features.forward import recompose, without_hooks
 from zoo_core.surgery.features.twin import own_hooks, replaced, with_unsaved_buffers
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, unwrap
+from zoo_core.surgery.noise import noisy_copy
 from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import WALKED, paths_around, under
 from zoo_core.utils.arguments import strict_arguments
@@ -166,7 +166,7 @@ def _norms_after(model: nn.Module, anatomy: Anatomy) -> list[str]:
 
 def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Chain, x: Tensor) -> bool:
     """Whether ``chain``, started after a cut from what the module ``edge`` gives, ends with what ``run`` gives."""
-    body = _with_noise(tapped(unwrap(model), [edge]))
+    body = noisy_copy(tapped(unwrap(model), [edge]))
     x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad(), evaluating(body):
         whole, (start,) = recorded(run, body, x, [edge], whole=True)
@@ -175,22 +175,6 @@ def _same(model: nn.Module, run: Callable[[Any, Any], Any], edge: str, chain: Ch
         except (RuntimeError, TypeError, ValueError, AttributeError):  # a layer was given what it does not take
             return False
     return isinstance(ours, torch.Tensor) and isinstance(whole, torch.Tensor) and torch.equal(ours, whole)
-
-
-def _with_noise(body: nn.Module) -> nn.Module:
-    """A copy full of noise, on the CPU, to try a cut on: the model may have no values yet, or no storage."""
-    body = copy.deepcopy(body)
-    virtual = any(tensor.device.type == "meta" for tensor in body.state_dict().values())
-    body = body.to_empty(device="cpu") if virtual else body.to(device="cpu", dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in (*body.parameters(), *body.buffers()):
-            if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator, device="cpu")
-                tensor.copy_(noise / tensor[0].numel() if tensor.dim() > 1 else noise)  # so that nothing overflows
-            elif virtual:
-                tensor.zero_()
-    return body
 
 
 def _no_chain(model: nn.Module, cause: str) -> NotSupported:

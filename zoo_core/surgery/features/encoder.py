@@ -271,7 +271,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         anatomy, bare = anatomy_of(model), unwrap(model)
-        _check(bare, anatomy)
+        _refuse_no_encoder(bare, anatomy)
         convolutions = {} if output_stride is None else dilated(model, output_stride)
         most = output_stride or max(stage.stride for stage in anatomy.stages)
         twin = replaced(bare, convolutions)
@@ -329,7 +329,7 @@ class Encoder(nn.Module):
         return f"names={self.names}, channels={self.channels}, strides={self.strides}"
 
 
-def _check(model: nn.Module, anatomy: Anatomy) -> None:
+def _refuse_no_encoder(model: nn.Module, anatomy: Anatomy) -> None:
     """Raise NotSupported for a model that cannot be an encoder: one without stages, or a detector."""
     if not anatomy.stages:
         raise NotSupported(

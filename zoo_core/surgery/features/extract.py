@@ -18,7 +18,7 @@ from zoo_core.surgery.features.forward import Variant, run_forward, variant, wit
 from zoo_core.surgery.features.twin import REBINDING, Absent, replaced
 from zoo_core.surgery.inputs import example_like, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
-from zoo_core.surgery.select import copies_of
+from zoo_core.surgery.select import copies_to_select
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
@@ -414,7 +414,7 @@ def _unknown(model: nn.Module, name: str, known: tuple[str, ...]) -> UnknownPart
         f"nothing in this {type(unwrap(model)).__name__} is called {name!r}",
         expected=there_are,
         cause=cut_of(model),
-        hint=copies_of(model, name)
+        hint=copies_to_select(model, name)
         or did_you_mean(close_matches(name, [*names, *known]), "print(model) shows the path of every module"),
         part=name,
         parts=names,

@@ -55,7 +55,7 @@ def drift(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
             hint="before = copy.deepcopy(model.state_dict()) once parts are frozen",
         )
     bare = in_shards(model)
-    loose = _loose_norms(bare)
+    loose = _drifting_norms(bare)
     if loose:
         warnings.warn(
             f"{len(loose)} norms that were frozen are no longer held in eval mode, such as {min(loose)!r}: "
@@ -121,8 +121,8 @@ def _is_frozen(model: nn.Module, path: str, module: nn.Module) -> bool:
         module = model.get_submodule(path)
 
 
-def _loose_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Norms in the places of frozen ones that are not frozen themselves: nothing holds them, so that they drift."""
+def _drifting_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Norms that drift in the places of frozen ones: they are not frozen themselves, so that nothing holds them."""
     held = metadata_of(model).held if is_known(model) else frozenset()
     return {
         path: module

@@ -126,9 +126,9 @@ def load_partial(
     offered = {name: tensor for name, tensor in state.items() if name not in left_behind}
     offered = {name: _shaped(tensor, candidates.get(name)) for name, tensor in offered.items()}
     result = (
-        _by_name(candidates, offered, source)
+        _match_by_name(candidates, offered, source)
         if match == "name"
-        else _by_order(candidates, offered, source, dict(bare.named_parameters()))
+        else _match_by_order(candidates, offered, source, dict(bare.named_parameters()))
     )
     if not result.pairs:
         raise _nothing_fits(bare, own, state, source, match, result)
@@ -232,7 +232,7 @@ def _skipped(
     return in_model, in_file
 
 
-def _by_name(own: State, given: State, source: str) -> _Match:
+def _match_by_name(own: State, given: State, source: str) -> _Match:
     """Tensors of model and checkpoint paired by name, as far as they fit, with a note on each that does not."""
     result = _Match()
     for name, tensor in own.items():
@@ -254,10 +254,10 @@ def _shaped(tensor: Tensor, own: Tensor | None) -> Tensor:
     return tensor.reshape(own.shape) if own is not None and is_single else tensor
 
 
-def _by_order(own: State, given: State, source: str, parameters: Collection[str]) -> _Match:
-    """What loads by order: tensors in step; parameters alone where these are more, as averages lack buffers."""
-    whole = _in_step(own, given, source)
-    alone = _in_step({name: each for name, each in own.items() if name in parameters}, given, source)
+def _match_by_order(own: State, given: State, source: str, parameters: Collection[str]) -> _Match:
+    """Tensors of model and file paired by order; parameters alone where these are more, as averages lack buffers."""
+    whole = _match_in_step(own, given, source)
+    alone = _match_in_step({name: each for name, each in own.items() if name in parameters}, given, source)
     if len(alone.pairs) <= len(whole.pairs):
         return whole
     buffers = (name for name in own if name not in parameters)
@@ -265,15 +265,15 @@ def _by_order(own: State, given: State, source: str, parameters: Collection[str]
     return alone
 
 
-def _in_step(own: State, given: State, source: str) -> _Match:
-    """The part of a checkpoint that loads by order, paired in step; counters of norms, which some lack, follow them."""
+def _match_in_step(own: State, given: State, source: str) -> _Match:
+    """Tensors of model and file paired in step, as far as they fit; counters of norms, which some lack, follow them."""
     result = _Match()
     ours = [name for name in own if not _is_counter(name)]
     theirs = [name for name in given if not _is_counter(name)]
     for place, (name, other) in enumerate(zip_longest(ours, theirs)):
         if name is None:
             break
-        if other is None or not _agree(name, own[name], other, given[other]):
+        if other is None or not _fits_in_order(name, own[name], other, given[other]):
             was = f"{other} of shape {list(given[other].shape)}" if other else f"the end of {source}"
             result.notes[name] = f"the order parts here: against {was} stood one of shape {list(own[name].shape)}"
             result.notes.update(dict.fromkeys(ours[place + 1 :], f"comes after {name}, where the order parts"))
@@ -298,8 +298,8 @@ def _is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == _COUNTER
 
 
-def _agree(name: str, tensor: Tensor, other: str, given: Tensor) -> bool:
-    """Whether a tensor is in the part of a checkpoint that fits: its shape is the model's, and a weight is no bias."""
+def _fits_in_order(name: str, tensor: Tensor, other: str, given: Tensor) -> bool:
+    """Whether a tensor of a checkpoint fits the model's beside it in order: of one shape, and no weight for a bias."""
     roles = {name.rpartition(".")[2], other.rpartition(".")[2]}
     return tensor.shape == given.shape and (len(roles) == 1 or not roles <= _ROLES)
 
@@ -341,11 +341,11 @@ def _better_match(own: State, given: State, source: str, match: str, least: int)
         f"put the prefix {prefix!r} before the names in it": {f"{prefix}{name}": each for name, each in given.items()}
         for prefix in sorted(inside, key=len)[:_PREFIXES]
     }
-    counts = {advice: len(_by_name(own, state, source).pairs) for advice, state in renamed.items()}
+    counts = {advice: len(_match_by_name(own, state, source).pairs) for advice, state in renamed.items()}
     if match == "order":
-        counts['match="name" pairs them by name'] = len(_by_name(own, given, source).pairs)
+        counts['match="name" pairs them by name'] = len(_match_by_name(own, given, source).pairs)
     else:
-        counts['match="order" pairs tensors by order and shape'] = len(_in_step(own, given, source).pairs)
+        counts['match="order" pairs tensors by order and shape'] = len(_match_in_step(own, given, source).pairs)
     best = max(counts, key=counts.__getitem__)
     return f"{best}: {counts[best]} of {len(own)} then fit" if counts[best] > least else ""
 

@@ -254,7 +254,7 @@ def _shared_settings(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def warn_of_others(model: nn.Module, bare: nn.Module, outcome: str, hint: str) -> None:
-    """Warn of parameters in no group, or left out by another verb: a module trains them outside of the model in it.
+    """Warn of trainable parameters in no group, or left out by another verb: a module has them around the model in it.
 
     Args:
         model: What the verb was given.

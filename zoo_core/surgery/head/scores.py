@@ -105,7 +105,8 @@ def _count_of_one(head: nn.Module, site: Head, shape: Sequence[int] | None) -> i
     if not isinstance(scores, torch.Tensor) or scores.shape[:1] != given[:1]:
         returned = str(list(scores.shape)) if isinstance(scores, torch.Tensor) else f"a {type(scores).__name__}"
         raise mismatch(head, site, shape, f"it returned {returned} for a batch of {_PROBE_BATCH}")
-    width = 1 if scores.dim() == 1 or _squeezes(head) else int(scores.shape[1])
+    is_squeezed = isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
+    width = 1 if scores.dim() == 1 or is_squeezed else int(scores.shape[1])
     if width % site.per_class:
         raise mismatch(
             head, site, shape, f"it returned {width} scores, and the site takes {site.per_class} for each class"
@@ -126,11 +127,6 @@ def scoring_part(head: nn.Module) -> nn.Module:
     """The part of a head that gives its scores: the head itself, or the one inside a branch."""
     body, site = getattr(head, "body", None), getattr(head, "site", None)
     return body.get_submodule(site) if isinstance(body, nn.Module) and isinstance(site, str) else head
-
-
-def _squeezes(head: nn.Module) -> bool:
-    """Whether the scores of a head of one class are squeezed at the end, so that they have no axis of classes."""
-    return isinstance(head, nn.Sequential) and any(isinstance(layer, Squeeze) for layer in head[-1:])
 
 
 _ACTIVATIONS: dict[type, str] = {
@@ -213,19 +209,19 @@ class Outputs:
 
 
 def _activation_of_scores(model: nn.Module, anatomy: Anatomy, head: nn.Module | None, name: str = "") -> str:
-    """The activation that the scores in an output went through already, by its name; ``""`` for none that is known."""
+    """The activation that the scores of a head went through already, by its name; ``""`` for none that is known."""
     after = anatomy.classify
     if isinstance(after, PerHead | EachHead):
-        return _last(after.outputs[after.names.index(name)]) if name in after.names else ""
+        return _activation_after(after.outputs[after.names.index(name)]) if name in after.names else ""
     if isinstance(after, WithOutput):
-        return _last(after.output)
+        return _activation_after(after.output)
     if isinstance(after, Chain):
         steps = [model.get_submodule(step) for step in after.steps if isinstance(step, str)]
-        return _last(steps)
-    return "" if head is None or after is not None else _last([scoring_part(head)])
+        return _activation_after(steps)
+    return "" if head is None or after is not None else _activation_after([scoring_part(head)])
 
 
-def _last(modules: Any) -> str:
-    """The activation that scores went through: the last of these modules that changes numbers, if it is one."""
+def _activation_after(modules: Any) -> str:
+    """The activation of scores that went through these modules: the last that changes numbers, if it is one."""
     last = next((each for each in reversed([*modules]) if not isinstance(each, _UNCHANGED)), None)
-    return _last(last) if type(last) is nn.Sequential else _ACTIVATIONS.get(type(last), "")
+    return _activation_after(last) if type(last) is nn.Sequential else _ACTIVATIONS.get(type(last), "")

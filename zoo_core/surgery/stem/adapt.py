@@ -123,7 +123,9 @@ def adapt_stem(
     with editing(model, "adapt_stem", record={"in_channels": in_channels, "policy": policy, "map": map}) as edit:
         example = metadata_of(bare).example
         if example is not None:
-            example = proven_on(bare, example, old_count, in_channels, partial(_adapt_twin, edit.anatomy, orders, plan))
+            example = _adapted_example(
+                bare, example, old_count, in_channels, partial(_adapt_twin, edit.anatomy, orders, plan)
+            )
         changed = _adapt(bare, edit.anatomy, layers, orders, plan, seed)
         before = metadata_of(bare).receipt.tensors
         is_new = plan.policy == "random"
@@ -274,8 +276,8 @@ def _fold(model: nn.Module, scaling: InputScaling, layers: dict[str, nn.Module])
     return [f"{scaling.norm}.running_mean"]
 
 
-def proven_on(model: nn.Module, example: Any, old: int, new: int, adapt: Callable[[nn.Module], None]) -> Any:
-    """The example of a traced model with other channels, on which an adapted copy of the model has run.
+def _adapted_example(model: nn.Module, example: Any, old: int, new: int, adapt: Callable[[nn.Module], None]) -> Any:
+    """The example of a traced model adapted to other channels, on which an adapted copy of the model has run.
 
     It runs without values, or with them where the model does not run without. A model that runs in neither way, as one
     that takes no batch of one, is believed.
@@ -290,7 +292,7 @@ def proven_on(model: nn.Module, example: Any, old: int, new: int, adapt: Callabl
     Raises:
         NotSupported: The copy does not run: a layer or tensor beside the stem is made for the old channels too.
     """
-    wider = tree_map(lambda each: _with_channels(each, old, new), example)
+    wider = tree_map(lambda each: _with_adapted_channels(each, old, new), example)
     for copied in (without_values, duplicate):
         twin = copied(model)
         try:
@@ -314,8 +316,8 @@ def proven_on(model: nn.Module, example: Any, old: int, new: int, adapt: Callabl
     return wider
 
 
-def _with_channels(value: Any, old: int, new: int) -> Any:
-    """A part of the example of a model, with as many channels as its adapted stem takes where it is an image."""
+def _with_adapted_channels(value: Any, old: int, new: int) -> Any:
+    """A part of the example of a model that is adapted: with as many channels as its stem takes, if it is an image."""
     is_image = isinstance(value, Tensor) and value.dim() >= _SIGNAL and value.shape[1] == old
     return value[:, :1].expand(-1, new, *value.shape[2:]).clone() if is_image else value
 

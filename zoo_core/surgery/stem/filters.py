@@ -89,8 +89,8 @@ def order_of(
     raise _unclear(layer, f"no number of channels explains its {inputs} inputs", "change the layer by hand")
 
 
-def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, ...]) -> int:
-    """How many channels the images of a model have: as many as first-layer filters take, or what comes to that many.
+def channels_by_filters(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, ...]) -> int:
+    """How many channels images have by first-layer filters: as many as these take, or what comes to that many there.
 
     Args:
         model: As for :func:`order_of`; it may be on the meta device, since only shapes are looked at.
@@ -103,7 +103,7 @@ def channels_of_images(model: nn.Module, layer: nn.Module, expected: int, size: 
         return expected
     with evaluating(model):
         for channels in (expected, inputs):
-            given = _input_of(model, layer, _black_image(layer, channels, size))
+            given = _given_to_filters(model, layer, _image_for_filters(layer, channels, size))
             if given is not None and given.shape[axis] == inputs:
                 return channels
     return expected
@@ -114,7 +114,7 @@ def input_channels_of(layer: nn.Module) -> int:
     return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)  # type: ignore[arg-type]
 
 
-class _Reached(Exception):
+class _FiltersReached(Exception):
     """No error: stops the forward pass where first-layer filters run, with what these are given."""
 
     def __init__(self, given: Tensor) -> None:
@@ -123,15 +123,15 @@ class _Reached(Exception):
 
 def _owners(model: nn.Module, layer: nn.Module, channels: int, size: tuple[int, ...]) -> list[int]:
     """For each input of first-layer filters the one channel of the image that it comes from; empty when unclear."""
-    axis, dark = _axis(layer), _black_image(layer, channels, size)
-    base = _input_of(model, layer, dark)
+    axis, dark = _axis(layer), _image_for_filters(layer, channels, size)
+    base = _given_to_filters(model, layer, dark)
     if base is None or base.shape[axis] != input_channels_of(layer):
         return []
     lit = []
     for channel in range(channels):
         image = dark.clone()
         image[:, channel] = 1
-        given = _input_of(model, layer, image)
+        given = _given_to_filters(model, layer, image)
         if given is None:
             return []
         lit.append((given != base).movedim(axis, 0).flatten(1).any(1))
@@ -153,24 +153,24 @@ def _axis(layer: nn.Module) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
 
 
-def _black_image(layer: nn.Module, channels: int, size: tuple[int, ...]) -> Tensor:
-    """A black image, or frames of one: one channel after another is lit, to see which inputs of filters are of it."""
+def _image_for_filters(layer: nn.Module, channels: int, size: tuple[int, ...]) -> Tensor:
+    """A black image, or frames of one: a channel is lit to see which inputs of first-layer filters it reaches."""
     weight = next(layer.parameters())
     frames = (_FRAMES,) if isinstance(layer, nn.Conv3d) and len(size) == 2 else ()  # noqa: PLR2004 - rows and columns
     return torch.zeros(1, channels, *frames, *size, device=weight.device, dtype=weight.dtype)
 
 
 @torch.no_grad()
-def _input_of(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
+def _given_to_filters(model: nn.Module, layer: nn.Module, image: Tensor) -> Tensor | None:
     """What first-layer filters are given for an image; None when the model does not come that far."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
-        raise _Reached(args[0])
+        raise _FiltersReached(args[0])
 
     hook = layer.register_forward_pre_hook(stop)
     try:
         model(image)
-    except _Reached as reached:
+    except _FiltersReached as reached:
         return reached.given
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError):
         return None  # the library's way to say that the image has the wrong number of channels
