@@ -96,7 +96,7 @@ def editing(
     with renewing(model, verb), torch.inference_mode(is_of_inference):  # what is made in it can never be trained
         if adds_tensors:
             refuse_sharded(bare, verb)
-            _refuse_parts(model, bare, verb)
+            _refuse_to_edit_parts(model, bare, verb)
         known = metadata_of(model) if ATTRIBUTE in bare.__dict__ else None
         edit = Editing(bare)
         before = dict(tensors_of(bare)) if adds_tensors else {}
@@ -155,8 +155,8 @@ def _warn_of_lost_hooks(model: nn.Module, hooked: Mapping[str, nn.Module | Tenso
         )
 
 
-def _refuse_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
-    """Refuse to edit the modules of a model of which only parts are held: the parts would stay as they are."""
+def _refuse_to_edit_parts(model: nn.Module, bare: nn.Module, verb: str) -> None:
+    """Refuse to edit a model that was split, of which only the parts are at hand: these would stay as they are."""
     if all(each is not bare for each in model.modules()):
         raise NotSupported(
             f"zoo.{verb} cannot change a model that was split: its parts would stay as they are",

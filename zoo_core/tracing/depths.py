@@ -69,7 +69,7 @@ def with_depths(passes: Passes, anatomy: Anatomy) -> Anatomy:
 
 
 def _first_needed(passes: Passes, anatomy: Anatomy) -> tuple[dict[str, int], dict[str, int]]:
-    """The depth of each tensor that stages need: the number of the first one, from 1; in the order they are used.
+    """The depths of tensors that traced stages need: the number of the first one, from 1; in the order they are used.
 
     And for each other one that leads to an output, as of an exit or a decoder, the stage that comes next when it runs:
     one more than there are after all of them.

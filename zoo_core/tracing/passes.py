@@ -108,7 +108,7 @@ def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> P
     larger = _record_pass(model, _enlarged(batch_of(x, 3)), as_far=True)
     is_whole = larger.recording.root.end >= 0 and len(larger.recording.ops) == len(flow.recording.ops)
     other = larger if is_whole and _same_ops(flow, larger) else _pass_like(flow, model, batch_of(x, 3)) or flow
-    return Passes(model, x, example, flow, other, _train_pass(model, x), larger, _chosen(model, x, flow))
+    return Passes(model, x, example, flow, other, _train_pass(model, x), larger, _chosen_by_values(model, x, flow))
 
 
 def _train_pass(model: nn.Module, x: Any) -> Dataflow | None:
@@ -119,8 +119,8 @@ def _train_pass(model: nn.Module, x: Any) -> Dataflow | None:
         return None
 
 
-def _chosen(model: nn.Module, x: Any, flow: Dataflow) -> frozenset[str]:
-    """The modules of a pass that others, on other values, do not run alike: on as many samples, and as often.
+def _chosen_by_values(model: nn.Module, x: Any, flow: Dataflow) -> frozenset[str]:
+    """The modules that further passes, on other values, do not run alike: on as many samples, and as often.
 
     A model that runs without values cannot choose by them.
     """

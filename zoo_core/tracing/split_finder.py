@@ -110,7 +110,7 @@ def _around(sites: Sequence[Head]) -> set[str]:
 
 
 def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]) -> tuple[Piece | None, Piece | None]:
-    """Features up to the last map that all passes through, and the pool after it: the two pieces before the head."""
+    """Find the pieces of a split before the head: features up to the last map that all passes through, and the pool."""
     flow = passes.evaluated
     expand = {path[:end] for stage in anatomy.stages for path in stage.modules for end in _dots(path)}
     expand |= _around(anatomy.heads)
@@ -162,7 +162,7 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
 
 
 def _modules_for(flow: Dataflow, values: list[int]) -> tuple[str, ...]:
-    """Paths of the modules by which tensors are computed, where a split runs forward itself to make them."""
+    """Paths of the modules that compute some tensors, for a split that is found and runs forward itself up to them."""
     ops = flow.recording.ops
     return tuple(dict.fromkeys(path for number in sorted(flow.ancestors(values)) for path in ops[number].modules))
 
@@ -215,7 +215,7 @@ def _odd_sized(x: Any) -> Any:
 
 
 def _split_equals_forward(model: nn.Module, anatomy: Anatomy, x: Any) -> bool:
-    """Whether the pieces of the split together give what forward gives, bit for bit."""
+    """Whether the pieces of a split that was found, run together, give what forward gives, bit for bit."""
     if anatomy.indivisible or anatomy.main is None:
         return False
     head = anatomy.classify or Chain(anatomy.main.path)

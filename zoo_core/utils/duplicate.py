@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_iter
 
 def without_values(model: nn.Module) -> nn.Module:
     """A copy of a model on torch's meta device: shapes only, and no memory."""
-    return duplicate(model, {id(tensor): _empty(tensor) for tensor in (*model.parameters(), *model.buffers())})
+    return duplicate(model, {id(tensor): _meta_tensor(tensor) for tensor in (*model.parameters(), *model.buffers())})
 
 
-def _empty(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape on the meta device, to stand in a copy of a model."""
+def _meta_tensor(tensor: Tensor) -> Tensor:
+    """A copy of a tensor without its values, on the meta device, to stand in a duplicate of a model."""
     if tensor.is_meta:  # torch takes ten times as long to find the layout of one there
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     else:
@@ -36,7 +36,7 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         memo: As of ``copy.deepcopy``: what stands for an object, by its id.
     """
     bare = (each for each in (*model.parameters(), *model.buffers()) if each.is_meta and type(each) in _PLAIN)
-    memo = {id(tensor): _empty(tensor) for tensor in bare} | (memo or {})
+    memo = {id(tensor): _meta_tensor(tensor) for tensor in bare} | (memo or {})
     with suppress(RuntimeError, TypeError, pickle.PicklingError):
         return _deepcopy(model, {**memo})
     attributes = [value for module in model.modules() for value in vars(module).values()]

@@ -232,7 +232,7 @@ class Vectors(nn.Module):
 
 
 def paths_of(piece: Callable[[Any, Any], Any]) -> list[str] | None:
-    """Paths of the modules that one piece calls where a model is split; None for a function, which may call any."""
+    """Paths of the modules that a piece of a split forward calls; None for a function, which may call any."""
     whole = piece.whole if isinstance(piece, WithOutput) else piece
     if isinstance(whole, Chain):
         return [step for step in whole.steps if isinstance(step, str)]

@@ -54,7 +54,7 @@ class Heads(nn.ModuleDict):
 
 
 class PerHead(Chain):
-    """What follows a head site, once for each of several heads that stand there: scores by name.
+    """What follows the head site of a multi-head model, once for each head that stands there: scores by name.
 
     Attributes:
         path: The site.

@@ -48,8 +48,8 @@ def count_scores(head: nn.Module, site: Head, shape: Sequence[int] | None = None
         HeadMismatch: It does not take that, or returns something else than scores for each sample.
     """
     if isinstance(head, Heads):
-        return {name: _count_of_one(each, site, shape) for name, each in head.items()}
-    return _count_of_one(head, site, shape)
+        return {name: _count_scores_of_one(each, site, shape) for name, each in head.items()}
+    return _count_scores_of_one(head, site, shape)
 
 
 def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
@@ -58,7 +58,7 @@ def classes_by_head(model: nn.Module, site: Head | None) -> dict[str, int]:
     if site is None or not isinstance(heads, Heads):
         return {}
     try:
-        return {name: _count_of_one(head, site, None) for name, head in heads.items()}
+        return {name: _count_scores_of_one(head, site, None) for name, head in heads.items()}
     except HeadMismatch:  # one that flattens a map of one size
         return {}
 
@@ -89,8 +89,8 @@ def class_names(model: nn.Module) -> tuple[str, ...] | dict[str, tuple[str, ...]
     return {head: tuple(islice(rest, count)) for head, count in counts.items()}
 
 
-def _count_of_one(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
-    """How many classes the scores of one head are for, by running it on zeros of the shape that the site is given."""
+def _count_scores_of_one(head: nn.Module, site: Head, shape: Sequence[int] | None) -> int:
+    """Count the scores of one head, one for each class, by running it on zeros of the shape that the site is given."""
     if isinstance(head, nn.Identity):
         return 0
     part = scoring_part(head)
