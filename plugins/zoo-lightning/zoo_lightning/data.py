@@ -309,7 +309,7 @@ def _duplicates(data: ImageData, workers: int) -> Iterator[str]:
     """Faults of samples that are there twice, byte for byte."""
     groups = [[(sample, "train") for sample in data.train] + [(sample, "val") for sample in data.val]]
     for key in (Sample.num_bytes, Sample.start, Sample.digest):  # few files are read, and fewer wholly
-        groups = _with_same_key(groups, key, workers)
+        groups = _possible_copies(groups, key, workers)
     faults = Faults()
     for (first, first_side), *others in groups:
         for sample, side in others:
@@ -320,7 +320,7 @@ def _duplicates(data: ImageData, workers: int) -> Iterator[str]:
     yield from faults
 
 
-def _with_same_key(groups: Sequence[Sides], key: Callable[[Sample], object], workers: int) -> list[Sides]:
+def _possible_copies(groups: Sequence[Sides], key: Callable[[Sample], object], workers: int) -> list[Sides]:
     """Groups of samples in the data that may be copies of one another: all of one key, which is not empty."""
     with ThreadPoolExecutor(workers) as pool:
         keys = pool.map(key, [sample for sample, _ in chain.from_iterable(groups)])

@@ -37,7 +37,7 @@ class NotPlain(Exception):
 
 
 class Name(str):
-    """What a pickle wants to be imported, kept as plain text such as ``"torch.FloatStorage"``; it never is."""
+    """A name that a plain pickle wants to import, such as ``"torch.FloatStorage"``: text, and never imported."""
 
     __slots__ = ()
 
