@@ -37,7 +37,7 @@ def construct(
         options: All that the constructor is given.
         own: Those of them that the user chose, to be named in an error.
         values: Whether to draw initial values; without them every parameter has to be loaded afterwards, and the
-            receipt tells of none.
+            receipt names none.
 
     Raises:
         FamilyUnavailable: The library is missing, or too different from what the plugin knows.

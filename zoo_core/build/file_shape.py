@@ -295,7 +295,7 @@ def _is_of_its_size(weight: Any, site: Head) -> bool:
 
 
 def guesses(head: object) -> bool:
-    """Whether a head from :func:`head_in_file` may have more than was found: what has no weights, no file tells.
+    """Whether a head from :func:`head_in_file` may have more than was found: what has no weights is in no file.
 
     Several layers have nonlinearities between them; one alone in an ``nn.Sequential`` has something after it; and what
     is taken for a layer norm may be a group norm, or have another eps.

@@ -38,7 +38,7 @@ def place(
 ) -> Model:
     """Move a model as ``model.to`` does, with tensors mapped from a file taking the shortest way.
 
-    To a GPU, each large tensor goes from where it lies, converted and laid out on the way, through one of two pinned
+    To a GPU, each large tensor goes from where it is, converted and laid out on the way, through one of two pinned
     buffers: while one is being sent the other is filled. There is never a second copy of the model in the memory of the
     host, nor of a large tensor in that of the GPU.
 
@@ -123,8 +123,8 @@ def _by_pinned_buffers(model: nn.Module, device: torch.device, dtype: torch.dtyp
     def moved(tensor: Tensor) -> Tensor:
         target = _becomes(tensor, dtype)
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized
-        lies = tensor.is_contiguous() or lies_last(tensor)
-        if tensor.device.type != "cpu" or tensor.nbytes < _SMALL or not plain or not lies:
+        is_dense = tensor.is_contiguous() or lies_last(tensor)
+        if tensor.device.type != "cpu" or tensor.nbytes < _SMALL or not plain or not is_dense:
             return tensor.to(device, target)
         return road.send(tensor, target, last=last or lies_last(tensor))
 

@@ -26,7 +26,7 @@ class Family:
         image_size: The constructor's option that says for which images position tables are made, such as
             ``"img_size"``; ``""`` when there is none. A file of other tables is built with what it needs.
         signatures: ``"package:file"`` of what the state dicts of its models look like, as ``zoo plugin signatures``
-            writes it; ``zoo inspect`` tells by it which model a file is of.
+            writes it; ``zoo inspect`` recognizes by it which model a file is of.
         costs: ``"package:file"`` of what an image costs each model, as ``zoo plugin costs`` writes it; ``zoo list`` and
             ``zoo compare`` show it.
         parts: ``"package:file"`` of the heads and stages of its models, as ``zoo plugin parts`` writes it;

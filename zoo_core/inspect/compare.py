@@ -221,7 +221,7 @@ def _measure(model: nn.Module, batch_size: int) -> Measured:
         with CostCounter() as counter:
             bare(*inputs)
         memory = _peak(bare, inputs, x.device)
-    with only_errors("torch.utils.cpp_extension"):  # on a machine with CUDA and no GPU, the import tells of that
+    with only_errors("torch.utils.cpp_extension"):  # on a machine with CUDA and no GPU, the import logs that
         from torch.utils import benchmark
 
     with inferring(bare):

@@ -73,7 +73,7 @@ class Member:
         return None
 
     @cached_property
-    def cards(self) -> Shelf:
+    def cards(self) -> Catalog:
         """The cards of this family by name.
 
         Raises:
@@ -89,7 +89,7 @@ class Member:
                 hint=go_without(self.plugin),
                 plugin=self.plugin.name,
             ) from error
-        return Shelf(self.family, cards, self.plugin)
+        return Catalog(self.family, cards, self.plugin)
 
     @cached_property
     def costs(self) -> dict[str, Cost]:
@@ -161,7 +161,7 @@ class Member:
         )
 
 
-class Shelf(MutableMapping[str, Card]):
+class Catalog(MutableMapping[str, Card]):
     """The cards by name of one family in a registry, checked when they are read, in the order of its catalogue.
 
     Args:

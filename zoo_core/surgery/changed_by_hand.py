@@ -122,7 +122,7 @@ def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
 
 
 def sequence_around(model: nn.Module, path: str) -> str:
-    """Path of the Sequential put by hand in which the anatomy's head site lies now; empty where it is in none."""
+    """Path of the Sequential put by hand in which the anatomy's head site is now; empty where it is in none."""
     around = path.rpartition(".")[0]
     module = model.get_submodule(around) if around and _replaced_around(model, around) == around else None
     return around if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward else ""
@@ -390,7 +390,7 @@ def measured_head(model: nn.Module, head: Head) -> Head:
         head: As the site was before.
 
     Raises:
-        AnatomyError: No layer tells the width, and the module does not take what the site was given before.
+        AnatomyError: No layer has the width, and the module does not take what the site was given before.
     """
     module = model.get_submodule(head.path)
     layers = layers_with_width(module)
@@ -414,7 +414,7 @@ def measured_head(model: nn.Module, head: Head) -> Head:
     raise AnatomyError(
         f"the module {head.path!r} of this {type(model).__name__}, which was put there by hand, gives no scores",
         expected=f"one that takes the {head.in_features} features that the head before it took",
-        cause=f"a {type(module).__name__} has no layer that tells what it takes, and does not run on that",
+        cause=f"a {type(module).__name__} has no layer that shows what it takes, and does not run on that",
         hint="zoo.adopt(model, example=x), with x what forward takes, finds its parts anew",
     )
 
@@ -448,6 +448,6 @@ def _shapes_for(site: Head) -> Iterator[list[int]]:
 
 
 def scores_its_own_way(module: nn.Module) -> bool:
-    """Whether a head put in by hand has parameters and no layer that tells an anatomy its width, as for cosines."""
+    """Whether a head put in by hand has parameters and no layer that an anatomy reads its width from, as of cosines."""
     has_parameters = next(module.parameters(), None) is not None
     return not layers_with_width(module) and has_parameters and not has_nothing_to_score_with(module)

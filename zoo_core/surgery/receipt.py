@@ -27,7 +27,7 @@ class Receipt:
         model: Qualified name, or the class name of an adopted module.
         tag: Tag of the weights; None when there were none.
         source: Where the bytes came from.
-        path: Where the file lies now.
+        path: Where the file is now.
         sha256: Full digest of the file, when it is known.
         strength: ``"proven"`` by a full digest, ``"weak"`` by a prefix or first use, ``"none"``.
         tensors: Tensor name to what happened to it.

@@ -37,7 +37,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
     Returns:
         Tensor name to depth: 0 for the stem and whatever comes before the first stage, ``i`` for the ``i``-th stage
-        and what is registered between it and the next, one more for what lies between the last stage and the head, and
+        and what is registered between it and the next, one more for what is between the last stage and the head, and
         one more again for the head. What ``Anatomy.depths`` names is as deep as that says.
 
     Example:
@@ -155,7 +155,7 @@ def select(
         result |= _before(model, until)
     if stages is not None:
         count = _number("stages", stages, range(len(anatomy_of(model).stages) + 1))
-        # The first convolution of some models lies inside their first stage.
+        # The first convolution of some models is inside their first stage.
         result |= _of_word(model, "stem") | {name for name, depth in depths(model).items() if depth <= count}
     if first is not None or last is not None:
         result = _select_layers(model, result, first, last)

@@ -82,14 +82,14 @@ def structure_of(model: nn.Module, opened: Iterable[str] = ()) -> Structure:
     """
     shapes: dict[str, tuple[int, ...] | None] = {}
     kinds: dict[str, str] = {}
-    with torch._C.DisableTorchFunction():  # noqa: SLF001 - a mode would be asked for each shape, in three times the time
+    with torch._C.DisableTorchFunction():  # noqa: SLF001 - a mode would be called for each shape, in three times the time
         _note(model, "", shapes, kinds)
     settings = tuple((f"{path}.{name}", value) for path in opened for name, value in _settings(model, path))
     return Structure(shapes, kinds, _name_of_forward(model), settings)
 
 
 def _name_of_forward(model: nn.Module) -> str:
-    """A name that tells the forward in a structure from any other the model had, the methods that it calls included.
+    """A name of the forward in a structure that no other forward of the model has, the methods that it calls included.
 
     One of an instance is told by its identity. What libraries split their forward into, such as ``_forward_impl`` or
     ``logits``, is replaced as forward itself is: on the instance, or by a class of the user's own.
@@ -198,7 +198,7 @@ def tensors_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tenso
 
 
 def under(name: str, path: str) -> bool:
-    """Whether the tensor ``name`` lies in the module ``path`` of a model's structure, or is it.
+    """Whether the tensor ``name`` is in the module ``path`` of a model's structure, or is it.
 
     What ``torch.compile`` adds to the names of the tensors in a layer that it wraps does not count.
 

@@ -51,7 +51,7 @@ class Map:
     Attributes:
         stride: Pixels of the input for one step, whole.
         channels: How many.
-        layout: How it lies.
+        layout: The order of its axes.
     """
 
     stride: int

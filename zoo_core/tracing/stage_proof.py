@@ -80,7 +80,7 @@ def _layers_outside(flow: Dataflow, anatomy: Anatomy, main: Layers) -> int:
     own, heads = layers(before), {*(head.path for head in anatomy.heads), *main.ops}
     others = flow.ancestors([main.value]) - before
     beside = layers(number for number in others if after.isdisjoint(recording.ops[number].outputs))
-    behind = layers(number for number in others if not after.isdisjoint(recording.ops[number].outputs))
-    missed = beside if {*own} - {*anatomy.stem} else [*beside, *behind]
+    downstream = layers(number for number in others if not after.isdisjoint(recording.ops[number].outputs))
+    missed = beside if {*own} - {*anatomy.stem} else [*beside, *downstream]
     missed = [path for path in missed if path not in heads]
     return len(missed) if len(missed) >= len(own) else 0

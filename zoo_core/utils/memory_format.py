@@ -67,7 +67,7 @@ def lay_last(module: nn.Module) -> None:
 def follows(old: nn.Module, model: nn.Module) -> bool:
     """Whether what takes the place of ``old`` in ``model`` is to have its memory format, channels last.
 
-    It lies as the filters of ``old`` do; where that has none, or theirs do not tell, as any others in the model.
+    It has the one of the filters of ``old``; where that has none, or theirs fit both formats, of any in the model.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 2))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PYTREE = "torch.utils._pytree"
-"""Logger by which torch 2.15 tells torchao 0.18 at its import that what it does with enums is deprecated."""
+"""Logger by which torch 2.15 warns, when torchao 0.18 is imported, that what it does with enums is deprecated."""
 
 
 @contextmanager

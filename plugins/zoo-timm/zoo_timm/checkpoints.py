@@ -64,5 +64,5 @@ class _Archive(BytesIO):
         self.seek(0)
 
     def __contains__(self, text: object) -> bool:
-        """Whether the path has something in it, by which timm tells an archive of bfloat16."""
+        """Whether the path has something in it, by which timm recognizes an archive of bfloat16."""
         return False

@@ -1,4 +1,4 @@
-"""What the tiny family has: one model, whose weights ship inside this package, and the characters it tells apart.
+"""What the tiny family has: one model, whose weights ship inside this package, and the characters it distinguishes.
 
 There is no digit among them, so that digits can show what it learned to see.
 """

@@ -102,7 +102,7 @@ class Classifier(nn.Module):
 
 
 class _NotCalled(NotSupported, AttributeError):
-    """A head site that was split off is asked for its weight; whether it has one can be asked."""
+    """The weight of a head site that was split off was read; ``hasattr`` is False for it."""
 
 
 class HeadSite(nn.Identity):

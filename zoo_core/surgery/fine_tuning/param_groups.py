@@ -94,7 +94,7 @@ def param_groups(
             library names; and all that :func:`freeze` understands, such as ``"head"`` or ``"layer1.*"``. ``()`` decays
             everything.
         layer_decay: The learning rate shrinks by this factor with each stage down from the head, as in BEiT and MAE:
-            ``lr`` for the head and what lies before it, ``lr * layer_decay`` for the last stage, and so on to the stem.
+            ``lr`` for the head and what is before it, ``lr * layer_decay`` for the last stage, and so on to the stem.
 
     Returns:
         Groups for the optimizer, from the input to the output. Beside ``params`` and ``lr``, each has a ``name`` such
@@ -153,7 +153,7 @@ def _require_axes(model: nn.Module, trainable: Iterable[str]) -> None:
         if is_flat or own == "_flat_param":
             raise NotSupported(
                 f"FullyShardedDataParallel has made a vector of {name}",
-                cause="nothing tells weights, which are decayed, from biases and norms, which are not",
+                cause="nothing distinguishes weights, which are decayed, from biases and norms, which are not",
                 hint="zoo.param_groups(model, ...) before the model is wrapped (use_orig_params=True keeps its "
                 "parameters), or torch's fully_shard instead",
             )

@@ -67,7 +67,7 @@ def order_of(
         layer: One of its first layers, a convolution or a linear layer.
         expected: How many channels the image probably has.
         size: Height and width of an image that the model takes, in pixels.
-        is_traced: Whether nobody declares that a convolution with as many inputs as channels takes them in their order.
+        is_traced: No plugin declares that a convolution with as many inputs as channels takes them in their order.
 
     Raises:
         NotSupported: No number of channels explains what the layer is given.
@@ -413,7 +413,7 @@ def _middle(response: Tensor) -> int:
 
 
 def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
-    """For each axis of the image, where the window of the filters whose response is measured lies."""
+    """For each axis of the image, the position of the window of the filters whose response is measured."""
     slices = []
     steps = cast("tuple[int, ...]", layer.dilation)
     for axis, side in enumerate(cast("Tensor", layer.weight).shape[2:], start=2):

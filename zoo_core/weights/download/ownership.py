@@ -159,11 +159,11 @@ except ImportError:  # Windows: an open file cannot be renamed there, which serv
 SUFFIX = ".partial"
 NO_PROCESS = 0
 _SELF = secrets.token_hex(4)
-"""Tells this process from a dead one that had the same number, as the first process of a container always has."""
+"""Distinguishes two processes of one number, of which one is dead: the first of a container always has the same."""
 
 
 def own_name(stem: str) -> str:
-    """A name that tells other processes which one of them has the ownership of a file, and that none will choose."""
+    """A name by which other processes see which one of them has the ownership of a file, and that none will choose."""
     return f".{stem}.{_host()}-{os.getpid()}-{_SELF}{secrets.token_hex(4)}{SUFFIX}"
 
 

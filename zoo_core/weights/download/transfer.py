@@ -78,7 +78,7 @@ class Transfer:
                 self._attempt()
             except StaleRange as failure:
                 self._partial.restart()
-                self._probed = True  # a server that is wrong about ranges is asked for the whole
+                self._probed = True  # a server that is wrong about ranges sends the whole
                 restarts += 1
                 if restarts > self._policy.attempts:
                     raise Permanent(str(failure)) from failure

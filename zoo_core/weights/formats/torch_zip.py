@@ -98,7 +98,7 @@ class _Storages:
         return self._archive.read(outline)
 
     def of(self, said: object) -> Storage:
-        """The storage that a persistent id tells of; where it was when it was saved does not matter."""
+        """The storage that a persistent id names; where it was when it was saved does not matter."""
         key, dtype, length, view = storage_id(said)
         require(view is None)
         if key not in self._known:

@@ -44,7 +44,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class HttpSource:
-    """A file on a web server, asked for over HTTP: with redirects followed by us, and with its ranges checked.
+    """A file on a web server, requested over HTTP: with redirects followed by us, and with its ranges checked.
 
     Args:
         url: Where it is, ``http://`` or ``https://``.
@@ -367,7 +367,7 @@ class _Session(requests.Session):
 
 
 def session_for(used: Callable[[HTTPConnection], None]) -> requests.Session:
-    """A session of HTTP requests that asks for bytes as they are, and tells of each connection that it uses.
+    """A session of HTTP requests that requests bytes as they are, and reports each connection that it uses.
 
     Args:
         used: Called with a connection before it is made, and before each request on it.
@@ -466,7 +466,7 @@ def _socket_of(connection: HTTPConnection) -> socket.socket | None:
 def headers_of(url: str, policy: Policy) -> Mapping[str, str]:
     """The headers that an HTTP server sends about a file, without the file itself.
 
-    It is asked again as long as failures may pass.
+    The request is repeated as long as failures may pass.
 
     Raises:
         Permanent: The server does not have the file, or does not give it to us.

@@ -55,7 +55,7 @@ def is_hub(url: str) -> bool:
 
 
 def hub_is_offline() -> bool:
-    """Whether the Hugging Face hub is not to be asked, and it alone: its own switch ``HF_HUB_OFFLINE`` is on."""
+    """Whether the Hugging Face hub is not to be contacted, and it alone: its own switch ``HF_HUB_OFFLINE`` is on."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON
 
 

@@ -1,4 +1,4 @@
-"""What any source answers, on the web or elsewhere, and how it is asked."""
+"""What any source answers, on the web or elsewhere, and how a request to it is made."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def demo(epochs: int, seed: int, output: Path, as_json: bool) -> None:  # noqa: 
 
     The network that ships with zoo has learned printed letters and signs, and never saw a digit. Its backbone is
     frozen, and a new head of nine classes learns from ten labelled examples of each. The same is then done on a
-    backbone with random weights. What lies between the two accuracies is what the pretraining was worth.
+    backbone with random weights. The difference of the two accuracies is what the pretraining was worth.
 
     \b
     zoo demo --output curves.png
