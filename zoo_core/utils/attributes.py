@@ -8,6 +8,7 @@ from itertools import takewhile
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def is_of_module(model: nn.Module, path: str) -> bool:
 def own_methods(module: nn.Module) -> dict[str, Any]:
     """Functions on a module itself in the place of methods of its class, by name.
 
-    Somebody has put them there, or its library binds them to each module. Beside ``forward`` it may be what that calls.
-    Those that zoo puts on the modules of frozen parts are left out.
+    A user replaced them, or the library binds them to each module: ``forward``, and methods that it calls.
+    Those that zoo puts on the modules of frozen parts are left out, and what ``torch.jit.script`` compiled.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -58,6 +59,8 @@ def own_methods(module: nn.Module) -> dict[str, Any]:
         >>> own_methods(layer)
         {'forward': <built-in function abs>}
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return {}
     kinds = [vars(kind) for kind in takewhile(lambda kind: kind is not nn.Module, type(module).__mro__)]
     return {
         name: value
