@@ -35,7 +35,8 @@ class Structure:
             shape as the model runs.
         kinds: Path of each module to the kind of torch's layers that it is, and its stride where it has one.
         forward: Which forward the model itself has.
-        settings: Numbers, words and functions that the model and modules in it hold as attributes, as text.
+        settings: Numbers, words and functions that the model and modules in it hold as attributes, as text, and the
+            forward and the hooks of those modules.
     """
 
     shapes: Mapping[str, tuple[int, ...] | None]
@@ -118,7 +119,7 @@ def _names_of_called(model: nn.Module, function: object) -> Iterator[str]:
                     yield str(_as_text(value))
 
 
-_OF_EVERY_MODULE = frozenset({*nn.Module().__dict__, "forward"})
+_OF_EVERY_MODULE = frozenset({*nn.Module().__dict__, "forward", "_is_accelerate_prepared"})
 _PLAIN = int | float | complex | str | bytes | None | torch.dtype | torch.device
 _FUNCTIONS = FunctionType | BuiltinFunctionType | type
 _MOST = 100
@@ -126,7 +127,10 @@ _MOST = 100
 
 
 def _settings(model: nn.Module, path: str) -> Iterator[tuple[str, str]]:
-    """Name and text of each attribute of a module that its forward may read, for the structure of the model."""
+    """Name and text of each attribute of a module that its forward may read, for the structure of the model.
+
+    The forward and hooks of one inside the model too: they were written down when it was traced, and run no more.
+    """
     try:
         module = model.get_submodule(path)
     except (AttributeError, RuntimeError):  # it is gone, or scripted: that keeps its attributes out of Python
@@ -136,6 +140,10 @@ def _settings(model: nn.Module, path: str) -> Iterator[tuple[str, str]]:
         text = None if name in _OF_EVERY_MODULE or name.startswith("_zoo") else _as_text(value)
         if text is not None:
             yield name, text
+    if path:  # what the model itself runs is compared apart
+        yield "forward", "" if isinstance(module, torch.jit.ScriptModule) else _name_of_forward(module)
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())  # noqa: SLF001 - no public way to see them
+        yield "hooks", " ".join(f"{type(hook).__name__} {id(hook)}" for hook in hooks)
 
 
 def _as_text(value: object) -> str | None:
