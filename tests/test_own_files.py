@@ -137,6 +137,15 @@ def test_averages_in_a_list_are_taken_in_the_order_of_the_parameters(net, path, 
     assert zoo.receipt(model).taken.startswith("averaged weights")
 
 
+def test_averages_beside_the_state_of_an_optimizer_are_taken_and_its_own_are_not(net, path):
+    optimizer = {"state": {0: {"ema": torch.ones(3), "square_avg": torch.ones(3)}}, "param_groups": []}
+    averages = tuple(each + 1 for each in net.parameters())
+    torch.save({"state_dict": state_of(net), "optimizer_states": [{"opt": optimizer, "ema": averages}]}, path)
+    model = zoo.get(NAME, weights=path)
+    assert torch.equal(model.fc.weight, net.fc.weight + 1)
+    assert torch.equal(model.stem[1].running_var, net.stem[1].running_var)
+
+
 def test_averages_in_a_list_that_has_no_names_are_passed_over_with_a_word(net, path):
     trainable = [each + 1 for each in net.fc.parameters()]
     torch.save({"model": state_of(net), "ema": {"shadow_params": trainable}}, path)
@@ -730,6 +739,14 @@ def test_layers_that_compute_their_weights_are_named_with_the_way_back(path, cha
     change(trained.fc)
     torch.save(trained.state_dict(), path)
     with pytest.raises(LoadMismatch, match=step):
+        zoo.get(NAME, weights=path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch will remove it, and files are left
+def test_layers_that_were_quantized_are_named(net, path):
+    quantized = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, torch.qint8)
+    torch.save(quantized.state_dict(), path)
+    with pytest.raises(LoadMismatch, match=r"layers are quantized[\s\S]*before torch.ao quantized it"):
         zoo.get(NAME, weights=path)
 
 

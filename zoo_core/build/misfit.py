@@ -46,6 +46,7 @@ _MARKS = (
     ("weight_u", "layers have a spectral norm", _AGAIN.format("torch.nn.utils.remove_spectral_norm(layer)")),
     ("weight_g", "layers have a weight norm", _AGAIN.format("torch.nn.utils.remove_weight_norm(layer)")),
     ("fake_quant", "it was trained to be quantized", "save the state dict of the model before torch.ao prepared it"),
+    ("zero_point", "layers are quantized", "save the state dict of the model before torch.ao quantized it"),
 )
 """What the names of tensors show: part of a name, the cause, and the next step."""
 

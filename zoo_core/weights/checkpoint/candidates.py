@@ -27,6 +27,8 @@ _TRAINING = re.compile(
 """Keys of what only training needs."""
 _CALLBACKS = re.compile(r"callback", re.IGNORECASE)
 """Keys of what only training needs, but for the averages that a callback keeps."""
+_EMA = "ema"
+"""What NeMo calls the averages that it keeps with the state of its optimizer."""
 _AROUND = {*TRANSPARENT, PARALLEL}
 """What a module that wraps another calls it."""
 _DEEPEST = 8
@@ -140,8 +142,12 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if direct and (len(direct) == len(content) or _mostly_tensors(content)):
         yield _candidate(keys, direct)
     for key, value in content.items():
-        if isinstance(key, str | int) and not is_training(str(key)):
-            inner = _within(value, (*keys, str(key)), seen)
+        if not isinstance(key, str | int):
+            continue
+        inner = _within(value, (*keys, str(key)), seen)
+        if is_training(str(key)):
+            yield from (each for each in inner if each.averaged and _EMA in each.keys[len(keys) + 1 :])
+        else:
             yield from inner if not _CALLBACKS.search(str(key)) else (each for each in inner if each.averaged)
 
 
