@@ -94,6 +94,34 @@ def test_a_file_inside_a_package_is_a_source(tmp_path):
     assert fetch("package://zoo_core/errors.py", tmp_path, sha256=sha256(data)).read_bytes() == data
 
 
+@pytest.fixture
+def marked(tmp_path, monkeypatch):
+    """Modules and packages on the path that write a file when they are imported, and that file."""
+    code = f"open({str(tmp_path / 'EXECUTED')!r}, 'w').close()"
+    for place in ("evil_module.py", "evil_package/__init__.py", "evil_package/inner/__init__.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(code)
+    (tmp_path / "plain_folder").mkdir()
+    for folder in ("evil_package", "evil_package/inner", "plain_folder"):
+        (tmp_path / folder / "net.pth").write_bytes(DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "EXECUTED"
+
+
+@pytest.mark.parametrize("package", ["evil_package", "evil_package.inner", "plain_folder"])
+def test_a_package_is_read_and_not_imported(package, marked, tmp_path):
+    got = fetch(f"package://{package}/net.pth", tmp_path / "to", sha256=sha256(DATA))
+    assert got.read_bytes() == DATA
+    assert not marked.exists()
+
+
+@pytest.mark.parametrize("name", ["evil_module", "evil_module.inner", "os"])
+def test_a_module_is_no_package_and_not_imported(name, marked, tmp_path):
+    with pytest.raises(FetchError, match="is a module, and no package"):
+        fetch(f"package://{name}/net.pth", tmp_path / "to", sha256=sha256(DATA))
+    assert not marked.exists()
+
+
 @pytest.mark.parametrize("url", ["package://no_such_package/a.pth", "package://zoo_core/none.pth", "file:///none.pth"])
 def test_a_missing_local_source_is_an_error_that_says_so(url, tmp_path):
     with pytest.raises(FetchError, match=r"not installed|No such file"):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from functools import reduce
 from importlib.resources import files
+from importlib.resources.readers import MultiplexedPath
+from importlib.util import find_spec
+from operator import truediv
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -159,7 +164,26 @@ class LocalSource:
             raise Permanent(f"{shown(self.url)} names no file inside the package")
         if not all(step.isidentifier() for step in parts.netloc.split(".")):
             raise Permanent(f"{shown(self.url)} begins with what is not the name of a package")
-        return files(parts.netloc).joinpath(*steps)
+        return reduce(truediv, steps, _package(parts.netloc))  # joinpath takes several in some classes only
+
+
+def _package(name: str) -> Traversable:
+    """The folder of a package, which is not imported for it: the settings of a checkout may name any source.
+
+    Raises:
+        Permanent: There is none, or it is a module without a folder.
+    """
+    if hasattr(imported := sys.modules.get(name), "__path__"):
+        return files(imported)  # type: ignore[arg-type]  # None has no path
+    top, *rest = name.split(".")
+    spec = find_spec(top)
+    if spec is None:
+        raise ModuleNotFoundError(name=top)
+    if spec.submodule_search_locations is None:
+        raise Permanent(f"{top} is a module, and no package that can hold a file")
+    reader = getattr(spec.loader, "get_resource_reader", lambda _name: None)(top)
+    folder = reader.files() if reader else MultiplexedPath(*map(Path, spec.submodule_search_locations))
+    return reduce(truediv, rest, cast("Traversable", folder))
 
 
 def _why(error: Exception) -> str:
