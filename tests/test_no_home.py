@@ -37,6 +37,11 @@ def test_a_path_in_a_home_folder_that_is_not_known_is_refused():
         zoo.get("tiny/glyphnet", weights="~/net.pth")
 
 
+def test_a_tilde_before_the_name_of_nobody_is_told():
+    with pytest.raises(UsageError, match=r"no user 'nobody99'[\s\S]*give the whole path"):
+        zoo.load("~nobody99/saved")
+
+
 def test_a_leading_tilde_is_the_home_folder_at_every_door(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     model = zoo.get("tiny/glyphnet", weights=None)

@@ -428,6 +428,13 @@ def test_complex_numbers_are_named(net, path):
         zoo.get(NAME, weights=path)
 
 
+def test_packed_numbers_are_named(net, path):
+    packed = torch.zeros(9, 64, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    torch.save({**state_of(net), "fc.weight": packed}, path)
+    with pytest.raises(Unreadable, match=r"'fc\.weight' .* packed numbers"):
+        zoo.get(NAME, weights=path)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.int64])
 def test_integers_for_fractions_are_named_and_not_taken(net, path, dtype):
     torch.save({**state_of(net), "fc.weight": torch.ones(9, 64).to(dtype)}, path)

@@ -176,7 +176,7 @@ def toml(text: str) -> dict[str, Any]:
 
     if _LONG_KEY.search(text):
         raise ValueError("a key has more than 50 parts")
-    return tomllib.loads(text)
+    return tomllib.loads(text.removeprefix("\ufeff"))  # which editors on Windows begin a file with
 
 
 def _checked(path: Path, text: str, key: str, value: object) -> object:

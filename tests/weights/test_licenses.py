@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from support.loopback import sha256
 
@@ -61,3 +63,10 @@ def test_weights_are_refused_before_anything_is_downloaded(server, monkeypatch, 
     with pytest.raises(LicenseRefused, match=r"cc-by-nc-4\.0"):
         obtain(Card("acme", "net", "a:b", weights=(weights,)), weights, licenses=["mit"] if how == "argument" else None)
     assert server.requests == []
+
+
+def test_what_the_error_says_to_add_is_enough():
+    licenses = Licenses("mit", "cc-by-nc-4.0")
+    with pytest.raises(LicenseRefused) as caught:
+        require_license("acme/net@V1", licenses, [])
+    require_license("acme/net@V1", licenses, re.findall(r'"(.*?)"', str(caught.value)))

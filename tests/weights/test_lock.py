@@ -348,3 +348,16 @@ def test_a_lock_that_says_nothing_of_preprocessing_holds_none(lock):
     write_lock(lock, [entry()])
     assert read_lock(lock).entries["acme/net@V1"].preprocessing is None
     assert "preprocessing" not in lock.read_text()
+
+
+def test_a_mark_of_byte_order_before_a_lock_is_nothing(lock):
+    write_lock(lock, [entry()])
+    lock.write_bytes(b"\xef\xbb\xbf" + lock.read_bytes())
+    assert list(read_lock(lock).entries) == ["acme/net@V1"]
+
+
+@pytest.mark.parametrize("text", ["version = 1\nweights = 3\n", "version = 1\n[[other]]\n", "\0\n"])
+def test_of_a_lock_that_hides_all_entries_none_is_said_to_be_written_anew(lock, text):
+    lock.write_text(text)
+    with pytest.raises(LockError, match=r"not a lock file[\s\S]*version control"):
+        read_lock(lock)

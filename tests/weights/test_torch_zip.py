@@ -427,3 +427,13 @@ def test_a_broken_file_is_never_more_than_not_plain(path, data):
         read_back(path)
     with contextlib.suppress(Unreadable):
         read.read_state_dict(path)
+
+
+def test_views_that_are_conjugated_or_negated_have_their_values(path):
+    numbers = torch.complex(torch.arange(4.0), torch.arange(1.0, 5.0))
+    torch.save({"conj": numbers.conj(), "neg": numbers.clone().conj().imag}, path)
+    expected = torch.load(path, weights_only=True)
+    found = read_back(path)
+    assert all(torch.equal(found[name], each) for name, each in expected.items())
+    assert not found["conj"].is_conj()
+    assert not found["neg"].is_neg()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, float4_e2m1fn_x2
 
 from zoo_core.build.construct import construct
 from zoo_core.build.file_shape import (
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from zoo_core.weights.formats.plain_pickle import Foreign
 
 _MOST_ROADS = 6
+_PACKED = (float4_e2m1fn_x2,)
+"""Two numbers in a byte, which torch converts to nothing."""
 _COUNTER = "num_batches_tracked"
 
 
@@ -146,7 +148,7 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
     """The tensors of a user's own file with scalars as the model has them: some libraries write ``[1]`` for ``[]``.
 
     Raises:
-        Unreadable: One holds complex numbers or integers where the model has fractions.
+        Unreadable: One holds complex or packed numbers or integers where the model has fractions.
     """
     own = model.state_dict()
     result = dict(state)
@@ -154,9 +156,10 @@ def _settled(model: nn.Module, state: Mapping[str, Any], path: Path) -> dict[str
         mine = own.get(name)
         if not isinstance(mine, Tensor):
             continue
-        if mine.is_floating_point() and not tensor.is_floating_point():
+        if mine.is_floating_point() and (not tensor.is_floating_point() or tensor.dtype in _PACKED):
             is_complex = tensor.is_complex()
-            kind = "a complex tensor" if is_complex else f"a tensor of integers ({tensor.dtype})"
+            what = "packed numbers" if tensor.dtype in _PACKED else "integers"
+            kind = "a complex tensor" if is_complex else f"a tensor of {what} ({tensor.dtype})"
             raise Unreadable(
                 f"{name!r} in {path} is {kind}",
                 expected=f"real numbers, as {type(model).__name__} has there",

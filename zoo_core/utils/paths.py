@@ -28,10 +28,13 @@ def expand(path: str | os.PathLike[str]) -> Path:
     try:
         return result.expanduser()
     except RuntimeError as error:  # a container whose user is only a number
+        user = result.parts[0][1:]
         raise UsageError(
             f"{path} begins in a home folder that is not known",
-            cause="HOME is not set, and this user has no entry in the password file",
-            hint="set HOME, or give the whole path",
+            cause=f"there is no user {user!r}"
+            if user
+            else "HOME is not set, and this user has no entry in the password file",
+            hint="give the whole path" if user else "set HOME, or give the whole path",
             path=path,
         ) from error
 

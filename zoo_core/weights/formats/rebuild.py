@@ -113,8 +113,8 @@ def _tensor(
     metadata: Untrusted = None,
 ) -> Tensor:
     """Rebuild a tensor from its storage, of the dtype of that."""
-    require(type(storage) is Storage and not hooks and not metadata)
-    return _view(storage, storage.dtype, offset, size, stride)
+    require(type(storage) is Storage and not hooks)
+    return _marked(_view(storage, storage.dtype, offset, size, stride), metadata)
 
 
 def _tensor_of_dtype(
@@ -128,8 +128,19 @@ def _tensor_of_dtype(
     metadata: Untrusted = None,
 ) -> Tensor:
     """Rebuild a tensor from its storage, of a dtype of its own."""
-    require(isinstance(dtype, torch.dtype) and not hooks and not metadata)
-    return _view(storage, dtype, offset, size, stride)
+    require(isinstance(dtype, torch.dtype) and not hooks)
+    return _marked(_view(storage, dtype, offset, size, stride), metadata)
+
+
+def _marked(tensor: Tensor, metadata: Untrusted) -> Tensor:
+    """A rebuilt tensor whose numbers are to be conjugated or negated, as torch marks views of complex numbers."""
+    marks = metadata or {}
+    require(
+        type(marks) is dict and marks.keys() <= {"conj", "neg"} and all(type(each) is bool for each in marks.values())
+    )
+    require(not marks.get("conj") or tensor.is_complex())
+    tensor = tensor.conj().resolve_conj() if marks.get("conj") else tensor
+    return -tensor if marks.get("neg") else tensor
 
 
 def _parameter(data: Untrusted, *_: Untrusted) -> object:

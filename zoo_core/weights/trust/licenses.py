@@ -39,7 +39,7 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
           expected: mit, data:unknown
           got: weights: cc-by-nc-4.0
           done: nothing was downloaded
-          next step: read the licence; to accept it, add "weights:cc-by-nc-4.0" to licenses
+          next step: read it; to accept, add "weights:cc-by-nc-4.0" to licenses
     """
     if accepted is None:
         accepted = settings.licenses()
@@ -50,13 +50,13 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
     rules = [_accepted_part(item) for item in accepted]
     refused = {part: value for part in PARTS if not _accepts(rules, part, value := getattr(licenses, part).lower())}
     if refused:
-        first = next(iter(refused))
+        missing = " and ".join(f'"{part}:{value}"' for part, value in refused.items())
         raise LicenseRefused(
             f"the licence of {name} was not accepted",
             expected=", ".join(accepted) or "no licence at all",
             got=", ".join(f"{part}: {value}" for part, value in refused.items()),
             done="nothing was downloaded",
-            hint=f'read the licence; to accept it, add "{first}:{refused[first]}" to licenses',
+            hint=f"read {'it' if len(refused) == 1 else 'them'}; to accept, add {missing} to licenses",
             licenses=licenses,
             refused=refused,
         )
