@@ -158,15 +158,18 @@ def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> 
             said[0][f"{dot}{name}"], said[1][f"{dot}{name}"] = f"= {now[name]!r}", f"= {then[name]!r}"
         made = own_methods(theirs[path])
         for name, method in own_methods(ours[path]).items():
-            if _function(method) not in (getattr(type(ours[path]), name), _function(made.get(name))):
+            if _function(method) not in (_function(getattr(type(ours[path]), name)), _function(made.get(name))):
                 said[0][f"{dot}{name}"] = "is a function of its own"
     return said[0], said[1]
 
 
 def _function(method: Any) -> Any:
-    """For the proof, the function that a method of a module only binds or wraps, as mixed precision does."""
+    """For the proof, the code that a method of a module only binds or wraps, as mixed precision does.
+
+    Not the function: a library may define one for each model that it makes.
+    """
     inner = inspect.unwrap(method) if callable(method) else method
-    return getattr(inner, "__func__", inner)
+    return getattr(getattr(inner, "__func__", inner), "__code__", inner)
 
 
 def _described_module(module: nn.Module) -> str:
