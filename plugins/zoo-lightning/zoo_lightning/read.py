@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,12 @@ from zoo_lightning.data import (
     SUFFIXES,
     ImageData,
     Parts,
-    assemble,
+    Sample,
+    divided,
     images_in,
+    readable,
+    require_both,
+    shortened,
     used_sides,
 )
 from zoo_lightning.hugging_face import parts_of_dataset
@@ -22,6 +27,7 @@ from zoo_lightning.mask_folders import find_masks, read_masks
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator, Sequence
 
 
 def read_data(
@@ -86,7 +92,7 @@ def _read(path: Path, *, val: float, seed: int, check: bool, workers: int) -> Im
             "annotations of COCO, or folders of images and masks",
             hint="give one of these" if path.exists() else "check the path",
         )
-    return assemble(path, parts, val=val, seed=seed, workers=workers if check else 0)
+    return _assemble(path, parts, val=val, seed=seed, workers=workers if check else 0)
 
 
 def _from_folder(folder: Path) -> Parts:
@@ -126,3 +132,60 @@ def _read_classes(root: Path, folder: Path, side: str, parts: Parts) -> None:
         parts.rows += [(file, (each.name,), side, str(file.relative_to(folder))) for file in files]
     if loose:
         parts.notes.append(f"images beside the class folders of {root.name}, which were left out: {loose}")
+
+
+def _assemble(path: Path, parts: Parts, *, val: float, seed: int, workers: int) -> ImageData:
+    """The ``ImageData`` of parts that were read: classes with images, and both splits."""
+    present = {label for _, labels, _, _ in parts.rows for label in labels}
+    class_names = tuple(label for label in parts.order or sorted(present) if label in present)
+    if unused := [label for label in parts.order if label not in present]:
+        parts.notes.append(f"classes without an image, which were left out: {', '.join(unused)}")
+    parts.notes += _note_on_alike(class_names)
+    if len(class_names) < 2:  # noqa: PLR2004 - one class leaves nothing to learn
+        raise errors.UsageError(
+            f"{path} has images of {len(class_names) or 'no'} class{'es' * (not class_names)}",
+            expected="at least two",
+            got=", ".join(class_names) or "no image",
+            cause=shortened(parts.notes) or None,
+            hint=_hint_for_classes(path, class_names),
+        )
+    index = {name: place for place, name in enumerate(class_names)}
+    sides = [
+        (Sample(source, tuple(index[each] for each in labels), name), side) for source, labels, side, name in parts.rows
+    ]
+    if workers:
+        sides = readable(sides, parts.notes, workers)
+    train, held_out = divided(sides, val, seed, by_class=not parts.multi_label)
+    seen = {label for sample in held_out for label in sample.labels}
+    if held_out and (unseen := [name for name, place in index.items() if place not in seen]):
+        parts.notes.append(f"no validation image has the label {' or '.join(unseen)}: the score does not cover it")
+    data = ImageData(train, held_out, class_names, parts.multi_label, tuple(parts.notes))
+    if missing := [name for name, count in data.counts().items() if not count]:
+        raise errors.UsageError(
+            f"no image to train on is left of {', '.join(missing)}",
+            cause="every image of it is in the validation split"
+            if seen.issuperset(index[name] for name in missing)
+            else shortened(parts.notes),
+            hint="give each class at least two images that can be read, and one of them to a split train",
+        )
+    return require_both(path, data, workers)
+
+
+def _note_on_alike(class_names: Sequence[str]) -> Iterator[str]:
+    """Note on names in the data that look the same, such as Cat and cat."""
+    by_look: dict[str, list[str]] = {}
+    for name in class_names:
+        by_look.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    for names in by_look.values():
+        if len(names) > 1:
+            yield f"classes whose names look alike, and that are classes of their own: {', '.join(names)}"
+
+
+def _hint_for_classes(path: Path, class_names: Sequence[str]) -> str:
+    """Hint for data of fewer than two classes: their folders may be inside a folder of the one named."""
+    if not path.is_dir():
+        return "write more rows"
+    for each in (path / name for name in class_names):
+        if each.is_dir() and len([inner for inner in each.iterdir() if inner.is_dir()]) > 1:
+            return f"if the folders in {each} are the classes, give {each}"
+    return "put the images of each class into a folder of its own"

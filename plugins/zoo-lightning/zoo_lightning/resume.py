@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lightning.pytorch import LightningModule, Trainer
+    from torch import nn
+
+    from zoo_lightning.data import ImageData
+    from zoo_lightning.options import Options
 
 POINT, FACTS = "last.ckpt", "run.json"
 
@@ -214,3 +221,18 @@ class ResumePoint(Checkpoint):
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
             partial.replace(self.path)
+
+
+def run_facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
+    """The facts that decide what a run of ``finetune`` results in, its data, model and options, as JSON has them."""
+    samples = repr([[replace(sample, source=b"") for sample in side] for side in (data.train, data.val)])
+    with ThreadPoolExecutor() as pool:
+        contents = list(pool.map(lambda sample: (sample.num_bytes(), sample.start()), (*data.train, *data.val)))
+    chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
+    facts = {
+        "model": model if isinstance(model, str) else type(model).__name__,
+        "class names": data.class_names,
+        "images": hashlib.sha256(f"{samples} {contents}".encode()).hexdigest(),
+        **chosen,
+    }
+    return dict(json.loads(json.dumps(facts)))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import json
 import shutil
 import tempfile
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +29,7 @@ from zoo_lightning.module import FineTune, require_frozen, require_trainable
 from zoo_lightning.options import Options, checked, require_options
 from zoo_lightning.read import read_data
 from zoo_lightning.report import write_report
-from zoo_lightning.resume import POINT, begin, require_free, require_same_run, resumable
+from zoo_lightning.resume import POINT, begin, require_free, require_same_run, resumable, run_facts
 from zoo_lightning.strategies import require_processes, shards
 from zoo_lightning.tasks import build, evaluation_of, module_for, suited
 
@@ -128,7 +126,7 @@ def finetune(
     engine = _trainer(chosen, work, [Finite(), *callbacks_of(chosen, work), history], dict(trainer or {}))
     require_processes(engine, chosen, len(images.val))
     with resumable(work):
-        point = begin(work, _run_facts(images, model, chosen), resume=resume)
+        point = begin(work, run_facts(images, model, chosen), resume=resume)
         if chosen.head_epochs and point is None:
             begin_with_head(module, images, chosen, work)
         whole = copy.deepcopy(module) if shards(engine) else module
@@ -168,7 +166,7 @@ def check_run(
     work = _work_folder(target)
     require_free(target, work, resume=resume, overwrite=overwrite)
     if resume:
-        require_same_run(work, _run_facts(data, model, chosen))
+        require_same_run(work, run_facts(data, model, chosen))
     _module(data, model, chosen, values=False)
     _trainer(chosen, Path(), [], {"enable_progress_bar": False, "enable_checkpointing": False})
 
@@ -197,21 +195,6 @@ def _require_savable(model: nn.Module) -> None:
     """Refuse a run whose model cannot be saved, by saving it to a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         zoo.save(model, Path(folder, "trial"))
-
-
-def _run_facts(data: ImageData, model: str | nn.Module, options: Options) -> dict[str, Any]:
-    """The facts that decide what a run of ``finetune`` results in, its data, model and options, as JSON has them."""
-    samples = repr([[replace(sample, source=b"") for sample in side] for side in (data.train, data.val)])
-    with ThreadPoolExecutor() as pool:
-        contents = list(pool.map(lambda sample: (sample.num_bytes(), sample.start()), (*data.train, *data.val)))
-    chosen = {name: value for name, value in asdict(options).items() if name != "workers"}
-    facts = {
-        "model": model if isinstance(model, str) else type(model).__name__,
-        "class names": data.class_names,
-        "images": hashlib.sha256(f"{samples} {contents}".encode()).hexdigest(),
-        **chosen,
-    }
-    return dict(json.loads(json.dumps(facts)))
 
 
 def _module(data: ImageData, model: str | nn.Module, options: Options, *, values: bool = True) -> FineTune:
