@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_structure
 
 from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.features.forward import run_forward
-from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner, site_at
+from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner
 from zoo_core.tracing.recording import plain_fields
 from zoo_core.utils.attributes import repeated_numbers, set_attribute
 from zoo_core.utils.duplicate import duplicate
@@ -64,7 +64,7 @@ def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, .
     paths = [chosen] if chosen else [*main.ops]
     role = "summed" if not main.averaged else "distilled"
     sites = [
-        site_at(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
+        _site_at(passes.model, passes.evaluated, path, main.ops[path], "main" if index == 0 else role)
         for index, path in enumerate(_deepest_first(passes.evaluated, main, paths))
     ]
     if not chosen:
@@ -246,6 +246,17 @@ def _output_of_chosen(passes: Passes, found: list[Layers], path: str) -> Layers:
     raise NoHead(f"{path} is no head site: {why}", [name for each in found for name in each.ops])
 
 
+def _site_at(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:
+    """The head site that the last layer at ``path`` before an output is, which ran in the op of this number."""
+    layer: Any = model.get_submodule(path)
+    kind = next(kind for each, kind in KINDS if isinstance(layer, each))
+    moving = flow.moving(flow.recording.ops[number])
+    tokens = kind == "linear" and bool(moving) and len(flow.recording.shapes[moving[0]]) > VECTORS
+    if kind == "linear":
+        return Head(path, layer.in_features, layer.out_features, role=role, tokens=tokens)
+    return Head(path, layer.in_channels, layer.out_channels, kind=kind, role=role)
+
+
 def _number_of(flow: Dataflow, path: str) -> int:
     """The number of the first traced op that uses the parameters of a layer that was found to be a head."""
     return next(i for i, op in enumerate(flow.recording.ops) if owner(op, flow.parameters_of(op)) == path)
@@ -324,7 +335,7 @@ def _auxiliary(passes: Passes, found: list[Layers], main: Layers, sites: list[He
         way = flow.ancestors(flow.recording.root.outputs)
         for each in outputs:
             for path, number in each.ops.items():
-                head = site_at(passes.model, flow, path, number, "aux")
+                head = _site_at(passes.model, flow, path, number, "aux")
                 last = not any(
                     flow.recording.ops[number].outputs[0] in flow.recording.ops[later].inputs
                     and later in way

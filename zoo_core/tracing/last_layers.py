@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
-from zoo_core.contract.anatomy import NO_LAYER, Head
+from zoo_core.contract.anatomy import NO_LAYER
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
@@ -158,14 +158,3 @@ def _elements(model: nn.Module, name: str) -> int:
     owner_path, _, own = name.rpartition(".")
     tensor = getattr(model.get_submodule(owner_path), own)
     return int(tensor.numel())
-
-
-def site_at(model: nn.Module, flow: Dataflow, path: str, number: int, role: Any) -> Head:
-    """The head site that the last layer at ``path`` before an output is, which ran in the op of this number."""
-    layer: Any = model.get_submodule(path)
-    kind = next(kind for each, kind in KINDS if isinstance(layer, each))
-    moving = flow.moving(flow.recording.ops[number])
-    tokens = kind == "linear" and bool(moving) and len(flow.recording.shapes[moving[0]]) > VECTORS
-    if kind == "linear":
-        return Head(path, layer.in_features, layer.out_features, role=role, tokens=tokens)
-    return Head(path, layer.in_channels, layer.out_channels, kind=kind, role=role)
