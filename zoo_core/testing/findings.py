@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import unittest
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from zoo_core.errors import PluginError
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _missed: ContextVar[list[str] | None] = ContextVar("missed", default=None)
+_OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+"""Folders of code that is not the library's."""
 
 
 class NonConformance(PluginError, AssertionError):
@@ -33,7 +40,7 @@ def require(condition: bool, message: str) -> None:  # noqa: FBT001 - it is the 
 
 @contextmanager
 def values_missed() -> Iterator[list[str]]:
-    """Inside the block, gather what checks note that they would compare by values, had the model under test any.
+    """Inside the block, gather what checks note with :func:`only_shapes`, which they would find by values alone.
 
     Example:
         >>> with values_missed() as missed:
@@ -61,3 +68,12 @@ def difference(ours: Tensor, theirs: Tensor) -> str:
     if ours.shape != theirs.shape:
         return f"shape, {tuple(ours.shape)} and {tuple(theirs.shape)}"
     return f"{(ours - theirs).abs().max().item():.2g}"
+
+
+def line_of_caller() -> str:
+    """The line of code that a finding is about, which calls a function of torch, with its file; empty if unknown."""
+    frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""

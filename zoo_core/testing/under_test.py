@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import linecache
-import sys
 import warnings
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
 _IMAGE = 3
 """Numbers of an input_size that has channels, rows and columns."""
 
-_OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
-"""Folders of code that is not the library's."""
 _SMALL_SIDE = 64
 _FEW_FRAMES = 16
 """Of a video model that takes no smaller images than it was designed for: S3D has clips of 128 frames."""
@@ -362,15 +357,6 @@ def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> 
         for hook in hooks:
             hook.remove()
     return seen
-
-
-def line_of_caller() -> str:
-    """The line of code that calls a function of torch in a model under test, with its file; empty if none is known."""
-    frame = sys._getframe(1)  # noqa: SLF001 - the way to a caller's line
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OF_OTHERS):
-        frame = frame.f_back
-    file, line = frame.f_code.co_filename, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return f" in {Path(file).name}:{frame.f_lineno} ({line})" if line else ""
 
 
 def main_of(card: Card, model: nn.Module) -> Head:

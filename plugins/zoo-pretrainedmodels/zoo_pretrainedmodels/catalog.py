@@ -24,5 +24,5 @@ def cards() -> Sequence[Card]:
 
 
 def version() -> str:
-    """The version of pretrainedmodels that the catalogue was read from."""
+    """The version of the catalogue, which is that of the pretrainedmodels it was read from."""
     return Path(__file__).with_name("catalog.version").read_text(encoding="utf-8").strip()

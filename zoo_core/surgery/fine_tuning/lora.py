@@ -162,7 +162,7 @@ def lora_edits(model: nn.Module) -> list[Edit]:
     """
     groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for path, layer in lora_layers(model).items():
-        _refuse_unlike(path, layer)
+        _refuse_other_lora(path, layer)
         rank, dropout = layer.r[_NAME], getattr(layer.lora_dropout[_NAME], "p", 0.0)
         groups[rank, float(layer.scaling[_NAME] * rank), float(dropout), bool(layer.use_dora[_NAME])].append(path)
     names = ("rank", "alpha", "dropout", "dora")
@@ -172,8 +172,8 @@ def lora_edits(model: nn.Module) -> list[Edit]:
     ]
 
 
-def _refuse_unlike(path: str, layer: Any) -> None:
-    """Refuse a LoRA adapter that :func:`add_lora` did not make, or that is merged for a time or switched off."""
+def _refuse_other_lora(path: str, layer: Any) -> None:
+    """Refuse to save LoRA that :func:`add_lora` did not make, or that is merged for a time or switched off."""
     cause = None
     if layer.merged:
         cause, hint = "it is merged into the weights for a time", "model.unmerge_adapter(), or zoo.merge_lora(model)"

@@ -18,7 +18,7 @@ from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.split import check_other_batch, check_other_inputs
 from zoo_core.testing.checks.swap import NUM_CLASSES
-from zoo_core.testing.findings import NonConformance, NotChecked, difference, only_shapes, require
+from zoo_core.testing.findings import NonConformance, NotChecked, difference, line_of_caller, only_shapes, require
 from zoo_core.testing.process import files_left, printed, random_states, started_from, watched
 from zoo_core.testing.under_test import (
     DETECTORS,
@@ -26,7 +26,6 @@ from zoo_core.testing.under_test import (
     by_shapes,
     example,
     inputs_of,
-    line_of_caller,
     model_under_test,
     need_values,
     noisy,

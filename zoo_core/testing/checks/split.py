@@ -15,7 +15,7 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.checks.features import check_last_map, check_released
-from zoo_core.testing.findings import NonConformance, NotChecked, difference, require
+from zoo_core.testing.findings import NonConformance, NotChecked, difference, line_of_caller, require
 from zoo_core.testing.under_test import (
     DETECTORS,
     arguments,
@@ -23,7 +23,6 @@ from zoo_core.testing.under_test import (
     calls_of,
     example,
     inputs_of,
-    line_of_caller,
     main_of,
     model_under_test,
     noisy,
