@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from types import MethodType
 
@@ -208,6 +209,37 @@ def test_a_forward_of_ones_own_is_refused(tmp_path):
     model.forward = lambda x: x
     with pytest.raises(errors.NotSupported, match="forward"):
         zoo.save(model, tmp_path / "save")
+
+
+@pytest.mark.parametrize("method", ["forward", "_forward_impl"])
+def test_a_function_that_wraps_a_method_and_doubles_its_scores_is_refused(method, tmp_path):
+    model = zoo.get("torchvision/resnet18", weights=None)
+    single = getattr(model, method)
+
+    @functools.wraps(single)  # as decorators do, so that it looks like what it wraps
+    def double(x):
+        return 2 * single(x)
+
+    setattr(model, method, double)
+    with pytest.raises(errors.NotSupported, match=f"{method} is a function of its own"):
+        zoo.save(model, tmp_path / "save")
+
+
+def test_a_method_that_a_builder_defines_for_each_model_comes_back(tmp_path):
+    @zoo.register("mine/halved", input_size=(1, 32, 32))
+    def halved(num_classes=3):
+        net = glyphnet()
+
+        def forward(self, x):
+            return type(self).forward(self, x) / 2
+
+        net.forward = MethodType(forward, net)
+        return net
+
+    model = zoo.get("mine/halved", weights=None).eval()
+    zoo.save(model, tmp_path / "save")
+    x = torch.rand(1, 1, 32, 32)
+    assert torch.equal(zoo.load(tmp_path / "save").eval()(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "pretrainedmodels/resnet18"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from zoo_core.errors import NotSupported, ZooError
 from zoo_core.recipe.edits import changes_by_hand, edit_to_plain, kind_of, repeat, settings_of
 from zoo_core.recipe.rebuild import rebuild
 from zoo_core.surgery.editing import BY_HAND
+from zoo_core.surgery.features.forward import without_wrappers
 from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.scores import scoring_part
@@ -168,7 +168,7 @@ def _function(method: Any) -> Any:
 
     Not the function: a library may define one for each model that it makes.
     """
-    inner = inspect.unwrap(method) if callable(method) else method
+    inner = without_wrappers(method)
     return getattr(getattr(inner, "__func__", inner), "__code__", inner)
 
 

@@ -172,15 +172,19 @@ _ONLY_WRAP = ("torch", "accelerate")
 
 def forward_of(model: nn.Module) -> Callable[..., Any]:
     """The forward that ``model`` has now, without what torch or accelerate put around it."""
-    result: Any = model.forward
-    while inner := getattr(result, "__wrapped__", None):
-        function = getattr(result, "__func__", result)
+    return cast("Callable[..., Any]", without_wrappers(model.forward))
+
+
+def without_wrappers(method: Any) -> Any:
+    """A method of a module without what torch or accelerate put around it; any other wrapper may compute something."""
+    while inner := getattr(method, "__wrapped__", None):
+        function = getattr(method, "__func__", method)
         by_code: dict[str, Any] = getattr(function, "__globals__", {"__name__": type(function).__module__})
         library = by_code.get("__name__", "")  # an object that wraps has the module of what it wraps itself
         if library.partition(".")[0] not in _ONLY_WRAP:
             break
-        result = inner
-    return cast("Callable[..., Any]", result)
+        method = inner
+    return method
 
 
 def _library_forward(model: nn.Module) -> Callable[..., Any]:
