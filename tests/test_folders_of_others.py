@@ -22,8 +22,8 @@ from zoo_core.utils.private_files import believed
 from zoo_core.weights import Cache, fetch, obtain
 from zoo_core.weights.cache.converted import Copy
 from zoo_core.weights.cache.inventory import contents
+from zoo_core.weights.cache.location import cache_folder
 from zoo_core.weights.cache.pruning import leftovers, prune, remove
-from zoo_core.weights.cache.store import cache_folder
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.ownership import own_name
 from zoo_core.weights.download.partial import give_up

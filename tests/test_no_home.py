@@ -7,8 +7,8 @@ import torch
 
 import zoo_core as zoo
 from zoo_core.errors import CacheError, UsageError
+from zoo_core.weights.cache.location import cache_folder
 from zoo_core.weights.cache.other_caches import find_elsewhere
-from zoo_core.weights.cache.store import cache_folder
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from zoo_core import settings
 from zoo_core.cli.group import zoo
 from zoo_core.errors import UsageError
-from zoo_core.weights.cache.store import cache_folder
+from zoo_core.weights.cache.location import cache_folder
 from zoo_core.weights.trust.lock import find_lock
 
 ALL = """

@@ -1,4 +1,4 @@
-"""The cache: where it is, and how it stores proven files by digest under ``objects/`` and names under ``refs/``."""
+"""The cache: how it stores proven files by digest under ``objects/`` and names under ``refs/``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import stat
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
@@ -14,115 +13,17 @@ from zoo_core.errors import CacheError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.paths import expand
-from zoo_core.utils.private_files import believed, pass_over
 from zoo_core.weights import digest as digests
+from zoo_core.weights.cache.location import cache_folder, is_only_found, write_tag
 from zoo_core.weights.cache.refs import Ref, fresh_ref, read_ref, ref_name
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_mode
 from zoo_core.weights.request import Artefact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zoo_core.weights.request import Request
-
-
-FOLDER = "weights_cache"
-TAG = "CACHEDIR.TAG"
-SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
-"""The first bytes of a cache tag, see https://bford.info/cachedir/."""
-
-
-def cache_folder(start: Path | None = None) -> Path:
-    """The folder of the weights cache, in which files are stored; it need not exist yet.
-
-    ``ZOO_CACHE`` if it is set, else a ``weights_cache`` with a ``CACHEDIR.TAG`` in this folder or one of its parents,
-    else the user's cache folder of the platform.
-
-    Args:
-        start: Where to begin to look; the current folder when None.
-
-    Raises:
-        CacheError: There is none of these, since this user has no home folder.
-
-    Example:
-        >>> import os, tempfile
-        >>> os.environ["ZOO_CACHE"] = tempfile.mkdtemp()
-        >>> str(cache_folder()) == os.environ.pop("ZOO_CACHE")
-        True
-    """
-    if chosen := settings.cache_dir():
-        return expand(chosen).absolute()
-    if folder := _in_a_checkout(start):
-        return folder
-    from platformdirs import user_cache_path
-
-    with contextlib.suppress(RuntimeError):  # of a container whose user is only a number
-        folder = user_cache_path("zoo") / FOLDER
-        if folder.is_absolute():
-            return folder
-    raise CacheError(
-        "there is no folder for the weights cache",
-        cause="HOME is not set, and this user has no entry in the password file",
-        hint="set ZOO_CACHE to a folder that can be written",
-        path=None,
-    )
-
-
-def is_only_found(root: Path) -> bool:
-    """Whether a cache is in the checkout that we are in: stored there, or named by a ``zoo.toml`` there.
-
-    Args:
-        root: Of the cache, free of links.
-    """
-    if chosen := settings.cache_dir():
-        return not settings.may_vouch("cache") and no_follow.real(expand(chosen).absolute()) == root
-    folder = _in_a_checkout()
-    return folder is not None and no_follow.real(folder) == root
-
-
-def _in_a_checkout(start: Path | None = None) -> Path | None:
-    """The nearest ``weights_cache``, here or above, that is a cache stored by this user."""
-    for folder in _from(start):
-        path = str(folder / FOLDER)
-        if not _is_tagged(folder / FOLDER):
-            continue
-        if (folder / FOLDER).is_symlink():  # which a checkout may hold: it leads anywhere
-            pass_over(path, "it is a symbolic link", "ZOO_CACHE")
-        elif believed(path, "ZOO_CACHE"):
-            return folder / FOLDER
-    return None
-
-
-def _from(start: Path | None) -> tuple[Path, ...]:
-    """Where a stored cache is looked for: in a folder and its parents; nowhere when the current one was removed."""
-    try:
-        here = (start or Path.cwd()).absolute()
-    except OSError:
-        return ()
-    return (here, *here.parents)
-
-
-def _is_tagged(folder: Path) -> bool:
-    """Whether a folder has the ``CACHEDIR.TAG`` of a stored cache."""
-    try:
-        if not (folder / TAG).is_file():  # a pipe would be waited for
-            return False
-        with (folder / TAG).open("rb") as file:
-            return file.read(len(SIGNATURE)) == SIGNATURE
-    except OSError:
-        return False
-
-
-def write_tag(folder: Path) -> None:
-    """Mark the folder of a new cache with a ``CACHEDIR.TAG``, so that backups may leave out what it stores.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    try:
-        no_follow.status(folder / TAG)
-    except FileNotFoundError:
-        text = "\n# This folder is zoo's weights cache. Everything in it can be fetched again.\n"
-        write_anew(folder / TAG, SIGNATURE.decode() + text)
 
 
 @dataclass(frozen=True)
@@ -131,7 +32,7 @@ class Cache:
 
     Args:
         root: Its folder, of which the links that lead to it are resolved; where it is left out, the one that
-            :func:`~zoo_core.weights.cache.store.cache_folder` finds. Below it no link is followed.
+            :func:`~zoo_core.weights.cache.location.cache_folder` finds. Below it no link is followed.
 
     Example:
         >>> from pathlib import Path
