@@ -25,7 +25,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_core.recipe import folder as folders
+from zoo_core.recipe import save_folder
 from zoo_core.recipe.edits import from_plain, to_plain
 from zoo_core.recipe.record import FORMAT
 from zoo_core.recipe.state import covering
@@ -442,7 +442,7 @@ def die(*_arguments, **_options):
 
 @pytest.mark.parametrize("step", ["sha256_of", "sync_folder"])
 def test_a_save_that_dies_leaves_no_folder(step, tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, step, die)
+    monkeypatch.setattr(save_folder, step, die)
     with pytest.raises(errors.WeightsError, match="No space left"):
         zoo.save(glyphnet(), tmp_path / "models" / "save")
     assert list((tmp_path / "models").iterdir()) == []
@@ -452,13 +452,13 @@ def test_a_save_that_dies_leaves_no_folder(step, tmp_path, monkeypatch):
 def test_a_save_that_dies_over_another_leaves_the_other(survived, tmp_path, monkeypatch):
     before = glyphnet(num_classes=3)
     folder = zoo.save(before, tmp_path / "save")
-    real, calls = folders._settle, []
+    real, calls = save_folder._settle, []
 
     def dies_later(*arguments):
         calls.append(arguments)
         return die() if len(calls) > survived else real(*arguments)
 
-    monkeypatch.setattr(folders, "_settle", dies_later)
+    monkeypatch.setattr(save_folder, "_settle", dies_later)
     with pytest.raises(errors.WeightsError):
         zoo.save(glyphnet(num_classes=4), folder)
     assert same_tensors(zoo.load(folder), before)
@@ -474,7 +474,7 @@ def test_the_next_save_removes_what_a_killed_one_left(over, tmp_path):
         zoo.save(model, folder)
     killed = os.fork()
     if not killed:
-        folders.sha256_of = lambda _path: os.kill(os.getpid(), signal.SIGKILL)
+        save_folder.sha256_of = lambda _path: os.kill(os.getpid(), signal.SIGKILL)
         zoo.save(model, folder)
     os.waitpid(killed, 0)
     assert any(name.endswith(".partial") for name in names(folder if over else parent))
@@ -700,7 +700,7 @@ def test_a_recipe_can_call_nothing_but_surgery(verb, saved):
 
 
 def test_every_act_of_surgery_that_is_noted_is_public_so_that_a_recipe_can_repeat_it():
-    sources = [path.read_text() for path in Path(folders.__file__).parent.parent.glob("surgery/**/*.py")]
+    sources = [path.read_text() for path in Path(save_folder.__file__).parent.parent.glob("surgery/**/*.py")]
     noted = {verb for source in sources for verb in re.findall(r'(?:record_edit|editing)\(\w+, "(\w+)"', source)}
     assert {"swap_head", "adapt_stem", "branch", "truncate"} <= noted
     assert noted <= set(zoo.__all__)

@@ -23,8 +23,8 @@ from support import hub as small
 import zoo_core as zoo
 from zoo_core.cli.group import zoo as group
 from zoo_core.errors import DigestMismatch, FetchError, Offline, UnknownFamily, Unreadable, UsageError
-from zoo_core.recipe.folder import outline_of, read_recipe
 from zoo_core.recipe.model_card import model_card
+from zoo_core.recipe.save_folder import outline_of, read_recipe
 from zoo_core.recipe.timm_config import timm_config
 from zoo_core.weights import Cache
 from zoo_core.weights.hub_folder import lock_entry

@@ -24,7 +24,7 @@ from zoo_core.errors import Unreadable
 from zoo_core.weights.checkpoint import read
 from zoo_core.weights.checkpoint.unsupported import kind_of
 from zoo_core.weights.formats.plain_pickle import Foreign, Name, NotPlain, Unpickler
-from zoo_core.weights.formats.rebuild import DTYPES
+from zoo_core.weights.formats.rebuild_tensors import DTYPES
 from zoo_core.weights.formats.torch_zip import read_plain
 
 

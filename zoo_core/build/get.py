@@ -29,7 +29,7 @@ from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights import obtain, obtain_file
 from zoo_core.weights.cache.converted import open_own
-from zoo_core.weights.checkpoint.beside import warn_of_others
+from zoo_core.weights.checkpoint.other_weights import warn_of_others
 from zoo_core.weights.checkpoint.read import file_in
 from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.hub_folder import is_hub_name

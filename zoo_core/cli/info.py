@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def info(name: str, *, as_json: bool) -> None:
     """Show what the model NAME is and which weights it has; or what is in a saved folder, such as ./flowers."""
     if "://" in name or is_written_as_path(name) or is_folder(Path(name)):
-        from zoo_core.recipe.folder import is_save, outline_of  # imports torch
+        from zoo_core.recipe.save_folder import is_save, outline_of  # imports torch
 
         if is_save(name):
             echo(outline_of(name, as_json=as_json))

@@ -14,9 +14,9 @@ from zoo_core.errors import NotSupported, UnknownPart, Unreadable, UsageError
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import entry_begun_with, names_in, rebuild_on_base_weights
 from zoo_core.recipe.edits import holds_custom
-from zoo_core.recipe.folder import read_recipe, read_tensors
 from zoo_core.recipe.rebuild import Limit, card_of, following, rebuild
 from zoo_core.recipe.record import FILE, Recipe, warn_of_others
+from zoo_core.recipe.save_folder import read_recipe, read_tensors
 from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite

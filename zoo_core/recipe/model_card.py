@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import UsageError
-from zoo_core.recipe.folder import preprocessing_of_save
 from zoo_core.recipe.record import ANY_NUMBER
+from zoo_core.recipe.save_folder import preprocessing_of_save
 from zoo_core.registry.zoo import current_zoo
 
 if TYPE_CHECKING:

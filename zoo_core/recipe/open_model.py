@@ -12,8 +12,8 @@ from torch import nn
 from zoo_core.build.get import get
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
 from zoo_core.images.preprocessing import set_preprocessing
-from zoo_core.recipe.folder import is_save
 from zoo_core.recipe.load import load
+from zoo_core.recipe.save_folder import is_save
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 
 if TYPE_CHECKING:

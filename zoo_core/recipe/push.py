@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.errors import Offline, UsageError, ZooError
-from zoo_core.recipe.folder import check_plain_file, read_recipe
 from zoo_core.recipe.model_card import model_card
 from zoo_core.recipe.record import FILE
+from zoo_core.recipe.save_folder import check_plain_file, read_recipe
 from zoo_core.recipe.timm_config import timm_config
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights.digest import sha256_of

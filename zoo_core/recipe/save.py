@@ -16,9 +16,9 @@ from zoo_core.images.preprocessing import fitting, with_preprocessing
 from zoo_core.recipe import state
 from zoo_core.recipe.base_weights import first_weights, has_base, leave_out_base
 from zoo_core.recipe.edits import edit_to_plain, to_plain
-from zoo_core.recipe.folder import check_target, write
 from zoo_core.recipe.proof import customs_in, proven
 from zoo_core.recipe.record import Recipe, versions_for
+from zoo_core.recipe.save_folder import check_target, write
 from zoo_core.registry.register import is_own_code
 from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies

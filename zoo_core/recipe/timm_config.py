@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.build.get import get
 from zoo_core.errors import ZooError
-from zoo_core.recipe.folder import preprocessing_of_save
 from zoo_core.recipe.rebuild import Limit, options_of
+from zoo_core.recipe.save_folder import preprocessing_of_save
 from zoo_core.weights.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:

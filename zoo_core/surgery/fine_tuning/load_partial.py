@@ -24,10 +24,10 @@ from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.paths import expand
 from zoo_core.weights import obtain_file
-from zoo_core.weights.checkpoint.beside import warn_of_others
 from zoo_core.weights.checkpoint.candidates import candidates
 from zoo_core.weights.checkpoint.choose import Choice, choose, likeliest_candidate
 from zoo_core.weights.checkpoint.names import without_wrappers
+from zoo_core.weights.checkpoint.other_weights import warn_of_others
 from zoo_core.weights.checkpoint.read import open_checkpoint
 from zoo_core.weights.checkpoint.unsupported import loss_of_values, no_candidate, refuse_odd_tensors
 

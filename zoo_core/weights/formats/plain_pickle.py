@@ -2,8 +2,8 @@
 
 Here is no way to import or to call anything. What a pickle would have imported is its name, a :class:`Name`; what it
 would have built by calling that is a :class:`Foreign` with what it would have been given. The functions that make
-tensors are known by name and come from :mod:`zoo_core.weights.formats.rebuild`. The standard library's ``pickletools``
-says what each opcode does.
+tensors are known by name and come from :mod:`zoo_core.weights.formats.rebuild_tensors`. The standard library's
+``pickletools`` says what each opcode does.
 
 Everything is limited before the work: keys are strings, numbers and short tuples of them, so that no hash recurses;
 nesting is bounded; and the memory that the objects take is charged for while they are made.

@@ -12,7 +12,7 @@ import torch
 from zoo_core.errors import Unreadable
 from zoo_core.weights.formats.memory_limits import require_small_directory
 from zoo_core.weights.formats.plain_pickle import Foreign, Unpickler, require
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS
+from zoo_core.weights.formats.rebuild_tensors import CALLS, CONSTANTS
 from zoo_core.weights.formats.torch_zip import read_plain
 
 if TYPE_CHECKING:

@@ -13,7 +13,15 @@ import torch
 from zoo_core.weights.formats.memory_limits import require_modest
 from zoo_core.weights.formats.outline import BUDGET
 from zoo_core.weights.formats.plain_pickle import Name, NotPlain, Unpickler, require
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, Storage, StorageId, dtype_of, is_count, storage_id
+from zoo_core.weights.formats.rebuild_tensors import (
+    CALLS,
+    CONSTANTS,
+    Storage,
+    StorageId,
+    dtype_of,
+    is_count,
+    storage_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ import torch
 from zoo_core.utils.paths import in_utf8
 from zoo_core.weights.formats.outline import BUDGET
 from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler, require
-from zoo_core.weights.formats.rebuild import CALLS, CONSTANTS, Storage, storage_id
+from zoo_core.weights.formats.rebuild_tensors import CALLS, CONSTANTS, Storage, storage_id
 
 if TYPE_CHECKING:
     import zipfile
