@@ -139,6 +139,13 @@ def test_a_string_of_digits_is_told_to_drop_its_quotes():
         zoo.get("resnet18", weights=None, num_classes="9")
 
 
+@pytest.mark.parametrize("number", [2**31, 2**63, 10**30])
+@pytest.mark.parametrize("argument", ["num_classes", "in_channels"])
+def test_a_count_that_overflows_in_torch_is_refused(number, argument):
+    with pytest.raises(errors.UsageError, match=f"{argument} cannot be {number}(.|\n)*and below 2147483648"):
+        zoo.get("tiny/glyphnet", weights=None, **{argument: number})
+
+
 def test_a_module_zoo_knows_nothing_about_is_refused_with_the_way_in():
     with pytest.raises(errors.NotAZooModel, match=r"zoo.adopt"):
         zoo.swap_head(nn.Linear(2, 2), 9)

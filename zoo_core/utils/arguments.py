@@ -57,6 +57,10 @@ def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
     return decorate
 
 
+_COUNTS = 2**31
+"""No count is as large; torch and NumPy overflow at larger ones, each in its own way."""
+
+
 def check_num_classes(num_classes: object) -> int:
     """The argument ``num_classes`` as it is, when it is a positive integer.
 
@@ -92,17 +96,17 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
     """The argument ``value`` as it is, when it is an integer of at least ``least``; ``name`` is what callers call it.
 
     Raises:
-        UsageError: It is anything else, a bool or a string of digits included.
+        UsageError: It is anything else, a bool or a string of digits included, or has more than 31 bits.
     """
     try:
         result = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # whatever came
     except TypeError:
         result = -1
-    if result < least:
-        hint = f"pass {int(value)} without quotes" if isinstance(value, str) and value.isdigit() else None
+    if not least <= result < _COUNTS:
+        hint = f"pass {value} without quotes" if isinstance(value, str) and value.isdecimal() else None
         raise UsageError(
-            f"{name} cannot be {value!r}",
-            expected=f"an integer of at least {least}",
+            f"{name} cannot be {value!r:.60}",
+            expected=f"an integer of at least {least}" + (f" and below {_COUNTS}" if result >= _COUNTS else ""),
             got=f"{value!r}, of type {type(value).__name__}",
             hint=hint,
             argument=name,
