@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from zoo_core.errors import NotSupported, ZooError
-from zoo_core.recipe.edits import changes_by_hand, edit_to_plain, kind_of, repeat, settings_of
+from zoo_core.recipe.edits import edit_to_plain, repeat
+from zoo_core.recipe.edits_by_hand import changes_by_hand, kind_of, settings_of
 from zoo_core.recipe.rebuild import rebuild
 from zoo_core.surgery.editing import BY_HAND
 from zoo_core.surgery.features.forward import without_wrappers

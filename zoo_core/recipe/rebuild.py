@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo_core.build.construct import construct
 from zoo_core.errors import UnknownFamily, UnknownModel, Unreadable, ZooError
-from zoo_core.recipe.edits import from_plain, may_be_set, repeat
+from zoo_core.recipe.edits import from_plain, repeat
+from zoo_core.recipe.edits_by_hand import may_be_set
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
