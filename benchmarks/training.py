@@ -80,7 +80,7 @@ def one_pass(model: nn.Module, dataset: Dataset[Any], workers: int = 0) -> None:
 def frozen_epochs(model: nn.Module, dataset: Dataset[Any], folder: Path) -> None:
     """Twenty epochs of the head on features that are computed once, as ``zoo finetune --cache-features 20`` does it."""
     from zoo_lightning import FineTune
-    from zoo_lightning.head_first import train_head
+    from zoo_lightning.head_on_features import train_head
 
     module = FineTune(model)
     train_head(module, dataset, epochs=EPOCHS, batch_size=32, workers=0, folder=folder, device="cpu")

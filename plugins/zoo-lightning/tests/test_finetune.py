@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_in_words(digits, tmp_path
 
 
 def test_caching_features_of_a_backbone_that_trains_is_refused(digits):
-    from zoo_lightning.head_first import train_head
+    from zoo_lightning.head_on_features import train_head
 
     module = FineTune(zoo.get("tiny/glyphnet", num_classes=3))
     with pytest.raises(NotSupported, match="frozen backbone"):

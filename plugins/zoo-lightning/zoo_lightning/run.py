@@ -24,7 +24,7 @@ from zoo_lightning.callbacks import Finite, History, callbacks_of
 from zoo_lightning.data import ImageData
 from zoo_lightning.data_loaders import loaders
 from zoo_lightning.datasets import datasets
-from zoo_lightning.head_first import begin_with_head
+from zoo_lightning.head_on_features import begin_with_head
 from zoo_lightning.module import FineTune, require_frozen, require_trainable
 from zoo_lightning.options import Options, checked, require_options
 from zoo_lightning.read import read_data
