@@ -15,10 +15,9 @@ from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
-    from zoo_core.contract.anatomy import Anatomy, Stage
-    from zoo_core.tracing.passes import Passes
+    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.recording import Call, Dataflow, Op
 
     Reads = Mapping["Layout", ItemOf | None]
@@ -347,17 +346,3 @@ def with_several_maps(flow: Dataflow, anatomy: Anatomy) -> Anatomy:
         several = SeveralMaps(stage.output, len(before) + 1)
         stages.append(stage if all(own) else replace(stage, read=several))
     return replace(anatomy, stages=tuple(stages))
-
-
-def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str | None:
-    """Which maps of traced stages differ in layout, channels first or last; None where all that are no tokens agree."""
-    found: dict[str, list[str]] = {}
-    outputs = {call.path: call.output for call in passes.evaluated.recording.calls()}
-    for stage in stages:
-        made = stage.map_in(passes.model, outputs[stage.output])
-        result = grid.map_of(made.value)
-        found.setdefault(result.layout if result else "", []).append(stage.output)
-    if not {"NCHW", "NHWC"} <= {*found}:
-        return None
-    named = (f"{', '.join(map(repr, found[layout]))} give {layout}" for layout in ("NCHW", "NHWC"))
-    return f"they end with maps in two layouts: {' and '.join(named)}"

@@ -14,7 +14,7 @@ from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.depths import with_depths
-from zoo_core.tracing.feature_maps import gives_part, in_two_layouts, reads_of
+from zoo_core.tracing.feature_maps import gives_part, reads_of
 from zoo_core.tracing.recording import Ref
 
 if TYPE_CHECKING:
@@ -459,3 +459,17 @@ def _stage_names(groups: list[list[Unit]]) -> list[str]:
         if not any(name.isdigit() for name in short):
             return short
     return [f"stage{number}" for number in range(1, len(groups) + 1)]
+
+
+def in_two_layouts(passes: Passes, grid: Grid, stages: Sequence[Stage]) -> str | None:
+    """Which maps of traced stages differ in layout, channels first or last; None where all that are no tokens agree."""
+    found: dict[str, list[str]] = {}
+    outputs = {call.path: call.output for call in passes.evaluated.recording.calls()}
+    for stage in stages:
+        made = stage.map_in(passes.model, outputs[stage.output])
+        result = grid.map_of(made.value)
+        found.setdefault(result.layout if result else "", []).append(stage.output)
+    if not {"NCHW", "NHWC"} <= {*found}:
+        return None
+    named = (f"{', '.join(map(repr, found[layout]))} give {layout}" for layout in ("NCHW", "NHWC"))
+    return f"they end with maps in two layouts: {' and '.join(named)}"

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from zoo_core.tracing.feature_maps import (
     SeveralMaps,  # noqa: F401 - pickles of before name it here
-    in_two_layouts,
 )
 from zoo_core.tracing.last_layers import VECTORS
+from zoo_core.tracing.stage_finder import in_two_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
