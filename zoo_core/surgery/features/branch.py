@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from zoo_core.contract.anatomy import Anatomy, Head
+    from zoo_core.contract.anatomy import Head
     from zoo_core.surgery.receipt import Outcome
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -126,7 +126,12 @@ def branch(model: Model, *, at: str, heads: Mapping[str, HeadLike], seed: int | 
             classify=None,
             scores=None,
         )
-        _install_branches(bare, anatomy, gone, branches)
+        for path, place in gone.items():
+            bare.set_submodule(path, place)
+        bare.set_submodule(main.path, branches)
+        for edge in needs_tap(run):
+            tap_in_place(bare, edge)
+        recompose(bare, anatomy)
         edit.outcomes |= _outcomes_of_branches(bare, main.path, known.receipt.tensors)
         edit.update(names=(), multi_label=False)
     return model
@@ -181,16 +186,6 @@ def _width(model: nn.Module, kept: int, run: Callable[[Any, Any], Any], x: Tenso
     if kept:
         result = anatomy_of(model).stages[kept - 1].map_in(body, result)
     return channels_of_map(result, anatomy_of(model).layout, x.dim() - 1)
-
-
-def _install_branches(model: nn.Module, anatomy: Anatomy, gone: dict[str, nn.Module], branches: Heads) -> None:
-    """Put the branches at the head site, empty places where only they run layers now, and a forward that calls them."""
-    for path, place in gone.items():
-        model.set_submodule(path, place)
-    model.set_submodule(anatomy.heads[0].path, branches)
-    for edge in needs_tap(anatomy.features):
-        tap_in_place(model, edge)
-    recompose(model, anatomy)
 
 
 def _outcomes_of_branches(model: nn.Module, site: str, before: Mapping[str, Outcome]) -> dict[str, Outcome]:

@@ -88,7 +88,7 @@ def front(model: nn.Module, stages: int) -> Callable[[Any, Any], Any]:
     anatomy = anatomy_of(model)
     steps = _steps(model, anatomy)
     if steps:
-        end = _end(steps, anatomy, stages)
+        end = _steps_before_cut(steps, anatomy, stages)
         if end is not None:
             return Chain(*steps[:end])
     if stages == 0:
@@ -116,7 +116,7 @@ def tail(model: nn.Module, stages: int, x: Tensor) -> Chain:
     """
     anatomy = anatomy_of(model)
     steps = _steps(model, anatomy)
-    end = _end(steps, anatomy, stages) if steps else None
+    end = _steps_before_cut(steps, anatomy, stages) if steps else None
     if end is not None:
         return Chain(*steps[end:])
     if anatomy.features is None:
@@ -147,8 +147,8 @@ def _expanded(model: nn.Module, step: Step, edges: list[str]) -> Iterator[Step]:
         yield step
 
 
-def _end(steps: tuple[Step, ...], anatomy: Anatomy, stages: int) -> int | None:
-    """How many steps of a chain come before the cut."""
+def _steps_before_cut(steps: tuple[Step, ...], anatomy: Anatomy, stages: int) -> int | None:
+    """How many steps of a chain come before the cut; None where none of them ends there."""
     edge = anatomy.stages[stages - 1].output if stages else anatomy.stages[0].modules[0]
     if steps.count(edge) != 1:
         return None

@@ -210,15 +210,12 @@ def _prove_independent(run: Callable[[Any, Any], Any], body: nn.Module, x: Any, 
                 run(body, x)
         finally:
             _CALL.recording = outer
-    if not (plain.is_complete and moved.is_complete) or not _same_features(plain.outputs, moved.outputs):
+    pairs = zip(tree_leaves(plain.outputs), tree_leaves(moved.outputs), strict=True)  # walked if both are complete
+    if not (plain.is_complete and moved.is_complete) or not all(
+        torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs if isinstance(a, Tensor)
+    ):
         raise _depends_on_left_out(recording.early)
     known.add(paths)
-
-
-def _same_features(one: Any, other: Any) -> bool:
-    """Whether extracted features are the same bits, as deep as they go."""
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs if isinstance(a, Tensor))
 
 
 def _depends_on_left_out(early: Iterable[str]) -> NotSupported:

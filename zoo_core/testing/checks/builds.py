@@ -195,8 +195,11 @@ def _check_own_and_trains(card: Card, model: nn.Module, again: nn.Module) -> Non
     shapes, now = ({name: each.shape for name, each in _tensors(one)} for one in (model, again))
     other = [name for name in {**shapes, **now} if shapes.get(name) != now.get(name)]
     require(not other, f"{label} returns another model the second time: {', '.join(other[:5])} differ")
-    kinds = {path: _class_name(module) for path, module in model.named_modules()}
-    other = [path or "the model itself" for path, each in again.named_modules() if kinds.get(path) != _class_name(each)]
+    kinds, again_kinds = (  # by name: torch makes a class for each layer that it parametrizes
+        {path: f"{type(each).__module__}.{type(each).__qualname__}" for path, each in one.named_modules()}
+        for one in (model, again)
+    )
+    other = [path or "the model itself" for path, kind in again_kinds.items() if kinds.get(path) != kind]
     require(not other, f"{label} returns another model the second time: the class of {', '.join(other[:5])} differs")
     known = {id(tensor) for _, tensor in _tensors(model)}
     shared = [name for name, tensor in _tensors(again) if id(tensor) in known]
@@ -232,11 +235,6 @@ def _check_own_attributes(label: str, model: nn.Module, again: nn.Module) -> Non
             f"{label} returns a model that shares {owner} with the one before: what changes {path} in one of them, as "
             "zoo.swap_head does, changes it in all",
         )
-
-
-def _class_name(module: nn.Module) -> str:
-    """The name of a module's class, to compare two builds: torch makes a class for each layer that it parametrizes."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _check_seeded(card: Card, model: nn.Module) -> None:
