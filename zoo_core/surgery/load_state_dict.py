@@ -290,7 +290,7 @@ def load_packed(
     own = model.state_dict()
     ignored = [name for name in state if name not in own and _matches(name, ignore)]
     given: Any = OrderedDict((name, value) for name, value in state.items() if name not in ignored)
-    both = {name: (_kind(own[name]), _kind(given[name])) for name in own if name in given}
+    both = {name: (_shape_and_packing(own[name]), _shape_and_packing(given[name])) for name in own if name in given}
     misshaped = {name: kinds for name, kinds in both.items() if kinds[0] != kinds[1]}
     if misshaped:
         raise _mismatch(model, source, [], [], misshaped)
@@ -312,12 +312,12 @@ def load_packed(
     return {**outcomes, **dict.fromkeys(ignored, "ignored")}
 
 
-def _kind(value: object) -> tuple[Any, ...]:
-    """What has to be alike for a loaded value to take the place of another: shapes, and whether they are packed."""
+def _shape_and_packing(value: object) -> tuple[Any, ...]:
+    """What must be alike of two values of a state dict for one to replace the other: shapes, and whether quantised."""
     if isinstance(value, Tensor):
         # a scale is [] in one version of torch and [1] in another
         shape = () if value.numel() == 1 else tuple(value.shape)
         return (*shape, *(("quantised",) if value.is_quantized else ()))
     if isinstance(value, tuple):
-        return tuple(_kind(each) for each in value)
+        return tuple(_shape_and_packing(each) for each in value)
     return (value,)

@@ -177,7 +177,7 @@ def swap_head(
         own = at == "features" or stays_on_map or after is not one_head(anatomy)
         if own:
             _check_one_input(bare)
-        edit.anatomy = _install(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
+        edit.anatomy = _swap_in(bare, replace(anatomy, heads=heads, classify=after), new, gone, own=own)
         edit.update(names=names, multi_label=metadata_of(bare).multi_label and bool(names))
     return model
 
@@ -356,7 +356,7 @@ def _check_one_input(model: nn.Module) -> None:
         )
 
 
-def _install(
+def _swap_in(
     model: nn.Module, anatomy: Anatomy, new: list[nn.Module], gone: dict[str, nn.Module], *, own: bool
 ) -> Anatomy:
     """Swap the new heads in, and make the model run with them.

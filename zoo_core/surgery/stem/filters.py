@@ -363,7 +363,7 @@ def computes_filters(layer: nn.Module) -> bool:
     if "bias" in state:
         state["bias"] = torch.zeros_like(state["bias"])
     weight = torch.randn(state["weight"].shape, generator=generator, device="cpu").to(state["weight"])
-    x = torch.randn(1, input_channels_of(layer), *_reach(layer), generator=generator, device="cpu").to(weight)
+    x = torch.randn(1, input_channels_of(layer), *_filter_reach(layer), generator=generator, device="cpu").to(weight)
     once, twice = (functional_call(layer, {**state, "weight": weight * factor}, (x,)) for factor in (1, 2))
     return not torch.allclose(twice, 2 * once, rtol=1e-2, atol=1e-4)
 
@@ -371,14 +371,14 @@ def computes_filters(layer: nn.Module) -> bool:
 @torch.enable_grad()
 def effective_filters(layer: nn.Module) -> Tensor:
     """The filters that a layer applies, ``[out, in, ...]``: the derivative of its response in the middle."""
-    sides = [3 * side for side in _reach(layer)]
+    sides = [3 * side for side in _filter_reach(layer)]
     weight = cast("Tensor", layer.weight)
     x = torch.zeros(1, input_channels_of(layer), *sides, device=weight.device, dtype=weight.dtype, requires_grad=True)
     response = layer(x)[0].flatten(1)
-    middle = response[:, _middle(layer(x))]
+    middle = response[:, _middle_of_response(layer(x))]
     rows = [torch.autograd.grad(each, x, retain_graph=True)[0][0] for each in middle]
     result = torch.stack(rows).detach()
-    return result[(slice(None), slice(None), *_windows(layer, result))]
+    return result[(slice(None), slice(None), *_windows_of_filters(layer, result))]
 
 
 def dense_filters(layer: nn.Module) -> Tensor:
@@ -404,7 +404,7 @@ def fit_gain(layer: nn.Module, target: Tensor) -> None:
         gain.mul_(torch.where(now > 0, size / now, 1).view_as(gain))
 
 
-def _middle(response: Tensor) -> int:
+def _middle_of_response(response: Tensor) -> int:
     """The index, among all places at which the response of a layer is measured, of the one in the middle."""
     index = 0
     for side in response.shape[2:]:
@@ -412,7 +412,7 @@ def _middle(response: Tensor) -> int:
     return index
 
 
-def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
+def _windows_of_filters(layer: nn.Module, found: Tensor) -> list[slice]:
     """For each axis of the image, the position of the window of the filters whose response is measured."""
     slices = []
     steps = cast("tuple[int, ...]", layer.dilation)
@@ -424,7 +424,7 @@ def _windows(layer: nn.Module, found: Tensor) -> list[slice]:
     return slices
 
 
-def _reach(layer: nn.Module) -> list[int]:
+def _filter_reach(layer: nn.Module) -> list[int]:
     """Pixels on each side that first-layer filters look at, dilation included."""
     sides = cast("Tensor", layer.weight).shape[2:]
     dilation = getattr(layer, "dilation", 1)
@@ -447,7 +447,7 @@ def _check_can_be_silent(layer: nn.Module, hint: str) -> None:
     if weight.is_meta:
         return
     weight[:, 0] = 0
-    quiet = weight.new_zeros(1, input_channels_of(layer), *_reach(layer))
+    quiet = weight.new_zeros(1, input_channels_of(layer), *_filter_reach(layer))
     loud = quiet.clone()
     loud[:, 0] = 1
     answers = [functional_call(layer, {**state, "weight": weight}, (x,)) for x in (quiet, loud)]

@@ -150,13 +150,13 @@ def _difference(card: Card, model: nn.Module, x: Tensor) -> str | None:
     """How the scores of the first image of a batch differ from those that it has alone; None if they do not."""
     with torch.no_grad():
         both = scores_of(model, *arguments(card, x))
-        before = _tensors_in(model)
+        before = _count_kept_by_forward(model)
         with _interrupted(card, model, x[:1]):
             alone = scores_of(model, *arguments(card, x[:1]))
-        if _tensors_in(model) > before:
-            before = _tensors_in(model)
+        if _count_kept_by_forward(model) > before:
+            before = _count_kept_by_forward(model)
             scores_of(model, *arguments(card, x[:1]))
-    more = _tensors_in(model) - before
+    more = _count_kept_by_forward(model) - before
     require(more <= 0, f"{card.id}: each forward leaves {more} tensors more in attributes of the model, for good")
     require(
         alone.dim() == both.dim(),
@@ -194,7 +194,7 @@ def _interrupted(card: Card, model: nn.Module, x: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def _tensors_in(model: nn.Module) -> int:
+def _count_kept_by_forward(model: nn.Module) -> int:
     """How many tensors the modules keep of a checked forward in their attributes, and in lists and dicts there."""
     return sum(isinstance(each, Tensor) for module in model.modules() for each in tree_leaves([*vars(module).values()]))
 

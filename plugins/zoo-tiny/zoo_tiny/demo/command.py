@@ -120,7 +120,7 @@ def _run(epochs: int, seed: int, output: Path, *, quiet: bool) -> dict[str, Any]
 def _train(
     models: dict[str, nn.Module], images: Tensor, digits: Digits, epochs: int, seed: int, *, quiet: bool
 ) -> dict[str, Outcome]:
-    """Train the heads of both models of ``zoo demo``, one after the other, with a progress bar for each."""
+    """Run the training of the command ``zoo demo``: both models, one after the other, a progress bar for each."""
     from zoo_tiny.demo import train_on_digits
 
     outcomes = {}
