@@ -262,9 +262,16 @@ def test_a_method_that_runs_one_model_alone_is_named(verb):
     assert "module._forward_impl = types.MethodType" in str(caught.value)
 
 
-@pytest.mark.extra
-def test_mixed_precision_of_accelerate_leaves_the_parts_of_a_model_as_they_are():
+@pytest.fixture
+def accelerate():
+    """The library, whose mixed precision would be that of every later accelerator in this process."""
     accelerate = pytest.importorskip("accelerate")
+    yield accelerate
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)  # as its own tests do
+
+
+@pytest.mark.extra
+def test_mixed_precision_of_accelerate_leaves_the_parts_of_a_model_as_they_are(accelerate):
     model, plain = build(), build()
     accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
     assert zoo.anatomy(model) == zoo.anatomy(plain)
