@@ -118,7 +118,7 @@ class Stage:
         require_tuple(self, modules=str)
         require(self, "modules", self.modules, "a tuple of at least one path")
         require_counts(self, channels=1, stride=1)
-        require_callable(self, "read")
+        _require_callable(self, "read")
 
     @property
     def output(self) -> str:
@@ -255,8 +255,8 @@ class Anatomy:
         require_tuple(self, heads=Head, stem=str, stages=Stage, per_channel=str, channel_attributes=str)
         names = [stage.name for stage in self.stages]
         require(self, "stages", len({*names}) == len(names), "stages with names of their own")
-        require_callable(self, "features", "pool", "classify")
-        require_callable(self, "scores", or_text=True)
+        _require_callable(self, "features", "pool", "classify")
+        _require_callable(self, "scores", or_text=True)
         require_words(self, layout=("NCHW", "NHWC", "NLC"))
         require(self, "scaling", self.scaling is None or isinstance(self.scaling, InputScaling), "an InputScaling")
         require_text(self, "headless", "keypoints", "indivisible", or_none=True)
@@ -395,8 +395,8 @@ def require_tuple(record: object, **of: type) -> None:
             raise _wrong_field(record, name, f"a tuple of {kind.__name__}")
 
 
-def require_callable(record: object, *names: str, or_text: bool = False) -> None:
-    """Refuse a part of an anatomy with a field that is neither None nor callable; ``or_text`` lets a text be there.
+def _require_callable(record: object, *names: str, or_text: bool = False) -> None:
+    """Refuse an anatomy with a field that is neither None nor callable; ``or_text`` lets a text be there.
 
     Raises:
         AnatomyError: Such a field is there.

@@ -328,11 +328,10 @@ def write_exported(
         raise
     except Exception as error:  # exporters raise whatever they meet in a model's code
         reason = _reason(error)
-        raise NotSupported(
-            "this model cannot be exported so",
-            cause=reason,
-            hint=_export_hint(reason, dynamic=dynamic),
-        ) from error
+        hint = "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
+        if "data-dependent" in reason:
+            hint = "a forward without a branch on values, such as one with torch.where"
+        raise NotSupported("this model cannot be exported so", cause=reason, hint=hint) from error
 
 
 def _reason(error: BaseException) -> str:
@@ -347,13 +346,6 @@ def _line_of(error: BaseException) -> str:
     lines = [line.strip() for line in unstyle(str(error)).splitlines() if line.strip()] or ["without a message"]
     words = next((line for line in lines if not line.endswith(":")), lines[0])  # OpenVINO's first name its code
     return f"{type(error).__name__}: {words}"
-
-
-def _export_hint(reason: str, *, dynamic: bool) -> str:
-    """Hint of the error for a model that a format cannot be written of, by the exporter's reason."""
-    if "data-dependent" in reason:
-        return "a forward without a branch on values, such as one with torch.where"
-    return "dynamic=False, --static on the command line, for a batch of two" if dynamic else "another format for to"
 
 
 def open_exported(kind: Format, path: Path) -> Run:

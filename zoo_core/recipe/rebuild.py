@@ -56,7 +56,7 @@ _ATTENTION = {"aten::_native_multi_head_attention": 4, "aten::_transformer_encod
 
 
 class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Limit of what a rebuild may allocate: an operation with too large a result is refused before it is done.
+    """Limit of the memory in which a recipe rebuilds its model: an operation with too large a result is refused.
 
     Args:
         name: Of the model, for the message.
@@ -162,7 +162,7 @@ def _with_masks_counted(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _as_indices(index: Tensor | None) -> list[Tensor | None]:
-    """Indices in place of a mask, to know the size of a rebuild's result without values; others as they are."""
+    """Indices in place of a mask, for the size of a result while a recipe rebuilds a model; others as they are."""
     if index is None or index.dtype not in {torch.bool, torch.uint8}:
         return [index]
     chosen = int(index.count_nonzero())
@@ -258,7 +258,7 @@ def rebuild(
 
 @contextmanager
 def following(recipe: Recipe) -> Iterator[None]:
-    """What a rebuild from the values in a file makes torch or a library raise, as an error of zoo.
+    """What torch or a library raises while a recipe rebuilds its model, as an error of zoo.
 
     Raises:
         Unreadable: Something was raised.

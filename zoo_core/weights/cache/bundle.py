@@ -53,7 +53,7 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
         tarfile.open(fileobj=opened, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for item in {item.ref.sha256: item for item in chosen}.values():
-            require_proven(cache, item)
+            require_cached(cache, item)
             with os.fdopen(no_follow.descriptor(item.path), "rb") as data:
                 _add(archive, f"objects/{item.ref.sha256}/{item.path.name}", item.ref.size, data)
         for item in chosen:
@@ -62,7 +62,7 @@ def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
     return len(chosen)
 
 
-def require_proven(cache: Cache, item: Kept) -> None:
+def require_cached(cache: Cache, item: Kept) -> None:
     """Refuse to write a bundle, or a mirror, of weights whose file in the cache is missing or bad.
 
     Raises:

@@ -13,7 +13,7 @@ from zoo_core.errors import CacheError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import anew, write_anew
 from zoo_core.weights import digest as digests
-from zoo_core.weights.cache.bundle import require_proven
+from zoo_core.weights.cache.bundle import require_cached
 from zoo_core.weights.cache.refs import parse_ref, ref_name
 from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.transport.sources import source_of
@@ -86,7 +86,7 @@ def export_mirror(cache: Cache, kept: Iterable[Kept], folder: Path) -> int:
     with disk_errors(folder):
         no_follow.make_folder(folder)
         for item in kept:
-            require_proven(cache, item)
+            require_cached(cache, item)
             _put(item.path, folder / item.ref.sha256)
             ref = folder / item.ref_path.relative_to(cache.root)
             no_follow.make_folder(ref.parent)

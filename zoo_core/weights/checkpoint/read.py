@@ -20,7 +20,7 @@ from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_tra
 from zoo_core.weights.checkpoint.unsupported import no_candidate, no_single_file
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_directory, require_small_json
-from zoo_core.weights.formats.numpy_arrays import NotNumbers, is_numpy_archive, read_numpy_archive
+from zoo_core.weights.formats.numpy_arrays import NotNumbers, read_numpy_archive
 from zoo_core.weights.formats.outline import outline_of
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
@@ -325,7 +325,7 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
         require_small_directory(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
-            if is_numpy_archive(archive.infolist()):
+            if members and all(name.endswith(".npy") for name in members):  # as numpy.savez writes them
                 return read_numpy_archive(file), False
             require(sniff.describe_file(head, file.name, members) not in sniff.NEXT_STEPS)
             return read_plain(file, archive)

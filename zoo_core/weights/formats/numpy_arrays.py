@@ -18,7 +18,6 @@ from zoo_core.weights.formats.plain_pickle import Foreign, Later, require
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from zipfile import ZipInfo
 
     from numpy.lib.npyio import NpzFile
     from torch import Tensor
@@ -156,11 +155,6 @@ def tensor_of(numbers: Numbers) -> Tensor:
 
 class NotNumbers(ValueError):
     """An array in an archive of numpy holds something else than numbers that torch has."""
-
-
-def is_numpy_archive(items: Sequence[ZipInfo]) -> bool:
-    """Whether a zip archive is one of numpy: all that is in it is arrays, as ``numpy.savez`` writes them."""
-    return bool(items) and all(item.filename.endswith(".npy") for item in items)
 
 
 def read_numpy_archive(path: Path) -> dict[str, Tensor]:
