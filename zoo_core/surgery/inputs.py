@@ -37,7 +37,7 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
     known = metadata_of(model)
     kept = known.example
     if kept is not None and size is None and side is None:
-        return _of_example(bare, kept)
+        return _like_example(bare, kept)
     chosen = tuple(size or known.designed_size(bare))
     if len(chosen) < 3 or any(type(number) is not int or number < 1 for number in chosen):  # noqa: PLR2004 - C, H, W
         raise UsageError(f"input_size cannot be {size!r}", expected="channels, height and width, such as (3, 224, 224)")
@@ -52,8 +52,8 @@ def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: 
     return noise(bare, (1, *chosen))
 
 
-def _of_example(model: nn.Module, kept: object) -> Tensor:
-    """An input like the example that a module was traced with: noise of its shape, or itself if it is of integers."""
+def _like_example(model: nn.Module, kept: object) -> Tensor:
+    """Example input like the one that a module was adopted with: noise of its shape, or itself if it is of integers."""
     if not isinstance(kept, torch.Tensor):
         raise NotSupported(
             f"this {type(model).__name__} cannot be tried with an image",

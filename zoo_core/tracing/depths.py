@@ -49,7 +49,7 @@ def with_depths(passes: Passes, anatomy: Anatomy) -> Anatomy:
     for depth, stage in enumerate(anatomy.stages, 1):
         own = [name for name, first in free.items() if first == depth]
         astray = [name for name in own if depth - depths[name] not in {0, 1}]
-        layers = _layers_around(model, astray, own, known)
+        layers = _modules_of_one_depth(model, astray, own, known)
         stages.append(replace(stage, modules=(*layers, *stage.modules)))
         place = depth if depth > 1 else 0  # what is in no layer, and comes before all stages, is as deep as the stem
         bare = (name for name in own if depths[name] != place and not any(under(name, path) for path in layers))
@@ -57,7 +57,7 @@ def with_depths(passes: Passes, anatomy: Anatomy) -> Anatomy:
     for place in range(1, len(stages) + 2):
         own = [name for name, next_one in others.items() if next_one == place]
         early = [name for name in own if depths[name] < place and not any(under(name, path) for path in known)]
-        layers = _layers_around(model, early, own, known)
+        layers = _modules_of_one_depth(model, early, own, known)
         bare = (name for name in early if not any(under(name, path) for path in layers))
         said |= dict.fromkeys([*layers, *bare], place)
     result = replace(anatomy, stages=tuple(stages), depths=tuple(said.items()))
@@ -101,7 +101,9 @@ def _tensors_at(passes: Passes, flow: Dataflow, number: int) -> Iterable[str]:
     return [name for name in tensor_names(passes.model) if path and under(name, path)]
 
 
-def _layers_around(model: nn.Module, names: Iterable[str], own: Collection[str], known: Sequence[str]) -> list[str]:
+def _modules_of_one_depth(
+    model: nn.Module, names: Iterable[str], own: Collection[str], known: Sequence[str]
+) -> list[str]:
     """The largest modules of one depth around tensors: with none beside ``own``, and with no ``known`` part."""
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     result: dict[str, None] = {}

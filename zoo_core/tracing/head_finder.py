@@ -108,13 +108,13 @@ def _box_heads(passes: Passes, last: Sequence[str]) -> tuple[Head, ...]:
     heads += [
         Head(path, layer.in_channels, classes, "conv", role="mask")
         for path, layer in ((path, model.get_submodule(path)) for path in numbers if numbers[path] > numbers[scores])
-        if isinstance(layer, nn.Conv2d) and layer.out_channels == classes and _is_last_layer(flow, numbers[path])
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == classes and _is_mask_head(flow, numbers[path])
     ]
     return tuple(heads) if _detector_runs(passes, tuple(heads)) else ()
 
 
-def _is_last_layer(flow: Dataflow, number: int) -> bool:
-    """Whether no layer takes what that op of a detector gives: masks are pasted box by box, in hundreds of ops."""
+def _is_mask_head(flow: Dataflow, number: int) -> bool:
+    """Whether that op of a detector is a head: no layer takes what it gives, though hundreds of ops paste its masks."""
     reached = {*flow.recording.ops[number].outputs}
     for op in flow.recording.ops[number + 1 :]:
         if not reached.isdisjoint(op.inputs):

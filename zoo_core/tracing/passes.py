@@ -215,7 +215,7 @@ def _enlarged(x: Any) -> Any:
 
 
 def output_of(model: nn.Module, x: Any) -> Any:
-    """What a pass of the model in eval mode gives, without gradients; its buffers are as before afterwards."""
+    """Run a pass of a model that is traced, in eval mode without gradients; its buffers are as before afterwards."""
     with torch.no_grad(), evaluating(model), _same_buffers(model), MetaShapes():
         return run_forward(model, x)
 

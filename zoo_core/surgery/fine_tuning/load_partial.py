@@ -255,7 +255,7 @@ def _shaped(tensor: Tensor, own: Tensor | None) -> Tensor:
 
 
 def _match_by_order(own: State, given: State, source: str, parameters: Collection[str]) -> _Match:
-    """Tensors of model and file paired by order; parameters alone where these are more, as averages lack buffers."""
+    """Match what fits in part by order; parameters alone where more of these fit, as averages lack buffers."""
     whole = _match_in_step(own, given, source)
     alone = _match_in_step({name: each for name, each in own.items() if name in parameters}, given, source)
     if len(alone.pairs) <= len(whole.pairs):

@@ -187,7 +187,7 @@ def add_to_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
             by_name[group["name"]]["params"].extend(new)
         elif new:
             sibling = _group_of_same_part(optimizer, group["name"]) or planned
-            _add_group(optimizer, sibling, {**group, "params": new}, group["lr"] / rates[sibling["name"]])
+            _add_param_group(optimizer, sibling, {**group, "params": new}, group["lr"] / rates[sibling["name"]])
 
 
 def _planned_rates(model: nn.Module, plan: Mapping[str, Any]) -> dict[str, float]:
@@ -209,7 +209,7 @@ def _group_of_same_part(optimizer: Optimizer, name: str) -> dict[str, Any] | Non
     return next((group for group in of_plan if group["name"].partition(", ")[0] == part), None)
 
 
-def _add_group(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
+def _add_param_group(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[str, Any], ratio: float) -> None:
     """Add a group of ``param_groups`` to an optimizer, at ``ratio`` times the rates of another, as they are since.
 
     A scheduler keeps the rates between which it moves in the groups, in lists of its own, or in both.
@@ -221,14 +221,14 @@ def _add_group(optimizer: Optimizer, sibling: Mapping[str, Any], group: Mapping[
     rates = {name: sibling[name] * ratio for name in _RATES if name in sibling}
     kept = {name: each for name, each in sibling.items() if name != "weight_decay"}
     optimizer.add_param_group({**kept, **group, **rates})
-    for scheduler in _schedulers(optimizer):
+    for scheduler in _schedulers_of_groups(optimizer):
         for name in (*_LISTS_OF_RATES, *_LISTS):
             values = getattr(scheduler, name, None)
             if isinstance(values, list) and len(values) == count:
                 values.append(values[place] * ratio if name in _LISTS_OF_RATES else values[place])
 
 
-def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
+def _schedulers_of_groups(optimizer: Optimizer) -> list[LRScheduler]:
     """The schedulers of the rates of these parameter groups; the optimizer that has them does not know those."""
     from torch.optim.lr_scheduler import LRScheduler
 

@@ -292,7 +292,7 @@ def _adapted_example(model: nn.Module, example: Any, old: int, new: int, adapt: 
     Raises:
         NotSupported: The copy does not run: a layer or tensor beside the stem is made for the old channels too.
     """
-    wider = tree_map(lambda each: _with_adapted_channels(each, old, new), example)
+    wider = tree_map(lambda each: _adapt_example(each, old, new), example)
     for copied in (without_values, duplicate):
         twin = copied(model)
         try:
@@ -316,8 +316,8 @@ def _adapted_example(model: nn.Module, example: Any, old: int, new: int, adapt: 
     return wider
 
 
-def _with_adapted_channels(value: Any, old: int, new: int) -> Any:
-    """A part of the example of a model that is adapted: with as many channels as its stem takes, if it is an image."""
+def _adapt_example(value: Any, old: int, new: int) -> Any:
+    """A part of the example of a model whose stem is adapted: with the new number of channels, if it is an image."""
     is_image = isinstance(value, Tensor) and value.dim() >= _SIGNAL and value.shape[1] == old
     return value[:, :1].expand(-1, new, *value.shape[2:]).clone() if is_image else value
 

@@ -133,7 +133,7 @@ def check_side_effects(card: Card) -> None:
     if not by_shapes(card) and _is_first("seed", card.family, card.build):
         _check_seeded(card, model)
     if anatomy:
-        _check_anatomy(card, model, fresh, anatomy)
+        _check_side_effects_of_anatomy(card, model, fresh, anatomy)
     once = [each for each in built_with(model).changes if each not in changes]
     require(not once, f"{card.id}: building it for the first time changes {', '.join(once)} for the whole process")
     references = {name: weakref.ref(tensor) for name, tensor in _tensors(fresh)}
@@ -290,8 +290,10 @@ def _count_tensors() -> int:
     return sum(type(each) is torch.Tensor or type(each) is nn.Parameter for each in gc.get_objects())
 
 
-def _check_anatomy(card: Card, model: nn.Module, fresh: nn.Module, anatomy: Callable[[nn.Module], Any]) -> None:
-    """Check that asking a built model for its anatomy gives one answer each time, and has no side effect."""
+def _check_side_effects_of_anatomy(
+    card: Card, model: nn.Module, fresh: nn.Module, anatomy: Callable[[nn.Module], Any]
+) -> None:
+    """Check that asking a built model for its anatomy has no side effect, and gives one answer each time."""
     label = f"{card.id}: asking for its anatomy"
     tensors = {} if by_shapes(card) else {name: tensor.clone() for name, tensor in _tensors(model)}
     before, states = dict(marks_of(fresh)), random_states()
