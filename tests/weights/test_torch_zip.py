@@ -22,7 +22,7 @@ from torch import nn
 
 from zoo_core.errors import Unreadable
 from zoo_core.weights.checkpoint import read
-from zoo_core.weights.checkpoint.unsupported import kind_of
+from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.formats.plain_pickle import Foreign, Name, NotPlain, Unpickler
 from zoo_core.weights.formats.rebuild_tensors import DTYPES
 from zoo_core.weights.formats.torch_zip import read_plain
@@ -192,8 +192,8 @@ def test_a_tensor_that_is_no_plain_numbers_is_named(path, tensor, kind):
 
 def test_a_shape_beyond_all_memory_is_refused_also_where_it_holds_no_number():
     beyond = torch.empty(0, 1 << 32).as_strided((0, 1 << 62, 4), (1, 1, 1))
-    assert kind_of(beyond) == "tensor of no numbers, and of a shape beyond all memory"
-    assert not kind_of(torch.empty(0, 1 << 32))
+    assert unsupported_kind(beyond) == "tensor of no numbers, and of a shape beyond all memory"
+    assert not unsupported_kind(torch.empty(0, 1 << 32))
 
 
 def test_quantised_tensors_come_back_whole_and_as_weights_are_named(path):

@@ -291,7 +291,7 @@ def signatures(family: str, file: Path) -> None:
 
 
 def _signature_of(card: Card) -> Signature:
-    """The signature of a model as its default weights have it, for a file that a plugin ships."""
+    """For ``zoo plugin signatures``, the signature of a model as its default weights have it."""
     from zoo_core.build.construct import as_published
     from zoo_core.surgery.metadata import anatomy_of
     from zoo_core.weights.checkpoint.signatures import sign

@@ -36,7 +36,7 @@ from zoo_core.weights.cache.refs import Ref, fresh_ref, read_ref
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.checkpoint.candidates import Candidate
 from zoo_core.weights.checkpoint.read import Checkpoint, open_checkpoint
-from zoo_core.weights.checkpoint.unsupported import kind_of
+from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.digest import Stamp, has_noted, is_full, steady_digest
 from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.partial import Partial
@@ -415,7 +415,7 @@ def _names(found: Sequence[Candidate]) -> dict[str, Tensor] | None:
         for each in found
         for name, tensor in each.tensors.items()
     }
-    return names if all(isinstance(each, Tensor) and not kind_of(each) for each in names.values()) else None
+    return names if all(isinstance(each, Tensor) and not unsupported_kind(each) for each in names.values()) else None
 
 
 def _from_names(path: Path, tensors: dict[str, Tensor] | None) -> Checkpoint | None:

@@ -20,7 +20,7 @@ from zoo_core.weights.checkpoint.names import (
     under,
     without_parallel,
 )
-from zoo_core.weights.checkpoint.unsupported import kind_of, no_candidate, refuse_odd_tensors
+from zoo_core.weights.checkpoint.unsupported import no_candidate, refuse_odd_tensors, unsupported_kind
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _rivals(option: _Option, chosen: _Option) -> bool:
 
 def _same(one: object, other: object) -> bool:
     """Whether two tensors among which to choose have the same numbers."""
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or kind_of(one) or kind_of(other):
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or unsupported_kind(one) or unsupported_kind(other):
         return one is other
     return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zoo_core.weights.checkpoint.names import common_prefix, under, without_parallel
 from zoo_core.weights.checkpoint.signatures import Match, Signature, all_signatures, match
-from zoo_core.weights.checkpoint.unsupported import kind_of
+from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.formats.plain_pickle import parts_of
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _described(candidate: Candidate, known: Mapping[str, Signature], said: Colle
     if said:  # of models whose files are alike, the one that the file names
         matches.sort(key=lambda each: (-each.score, each.name.partition("/")[2] not in said))
     state = under(tensors, prefix)
-    plain = {name: tensor for name, tensor in state.items() if not kind_of(tensor)}
+    plain = {name: tensor for name, tensor in state.items() if not unsupported_kind(tensor)}
     apart = known[matches[0].name].apart if matches else ()
     ends = Ends.of({name: tuple(tensor.shape) for name, tensor in plain.items()}, apart)
     return StateDict(
@@ -189,7 +189,7 @@ def _described(candidate: Candidate, known: Mapping[str, Signature], said: Colle
         image_size=ends.image_size,
         keypoints=ends.keypoints,
         head=ends.head,
-        odd={name: kind for name, tensor in state.items() if (kind := kind_of(tensor))},
+        odd={name: kind for name, tensor in state.items() if (kind := unsupported_kind(tensor))},
         matches=tuple(matches[:_MOST]),
     )
 

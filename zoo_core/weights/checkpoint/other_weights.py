@@ -11,7 +11,7 @@ from zoo_core.utils.paths import is_folder
 from zoo_core.weights.checkpoint.candidates import candidates, is_training
 from zoo_core.weights.checkpoint.names import fits, under
 from zoo_core.weights.checkpoint.read import WEIGHTS, open_checkpoint
-from zoo_core.weights.checkpoint.unsupported import kind_of
+from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.formats.outline import is_tensor, outline_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,12 @@ def _most(names: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str] | None
 
 def _differ(one: Any, other: Any) -> bool:
     """Whether two tensors of one name in files beside each other are of one shape, and differ by more than rounding."""
-    if not (is_tensor(one) and is_tensor(other)) or kind_of(one) or kind_of(other) or one.shape != other.shape:
+    if (
+        not (is_tensor(one) and is_tensor(other))
+        or unsupported_kind(one)
+        or unsupported_kind(other)
+        or one.shape != other.shape
+    ):
         return False
     dtype = min(one.dtype, other.dtype, key=lambda each: each.itemsize)
     return not one.to(dtype).equal(other.to(dtype))

@@ -31,22 +31,22 @@ _NEXT_STEPS = {
 }
 
 
-def kind_of(value: object) -> str:
+def unsupported_kind(value: object) -> str:
     """What kind of unsupported tensor it is, as sparse or quantised; ``""`` for a dense one of numbers.
 
     Example:
         >>> import torch
-        >>> kind_of(torch.zeros(2).to_sparse()), kind_of(torch.zeros(2))
+        >>> unsupported_kind(torch.zeros(2).to_sparse()), unsupported_kind(torch.zeros(2))
         ('sparse tensor', '')
     """
     if isinstance(value, OddTensor):
         return value.kind
     if isinstance(value, Foreign):
         return f"call of {value.name:.80}, which is not run"
-    return _kind_of_tensor(value) if is_tensor(value) and not isinstance(value, Outline) else ""
+    return _unsupported_kind_in_torch(value) if is_tensor(value) and not isinstance(value, Outline) else ""
 
 
-def _kind_of_tensor(tensor: Any) -> str:
+def _unsupported_kind_in_torch(tensor: Any) -> str:
     """Which kind of unsupported tensor one of torch is: sparse, nested, quantised, meta or a shard; else ``""``."""
     import torch
 
@@ -72,7 +72,7 @@ def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[st
     Raises:
         Unreadable: One is; the message names it, and says what to do.
     """
-    odd = {name: kind for name, value in state.items() if (kind := kind_of(value))}
+    odd = {name: kind for name, value in state.items() if (kind := unsupported_kind(value))}
     if not odd:
         return
     name, kind = next(iter(odd.items()))
