@@ -16,6 +16,7 @@ from inspect import isfunction
 
 import pytest
 from sybil import Sybil
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 # Two test processes share two cores; torch reads this when it is imported.
@@ -140,6 +141,8 @@ _EXCLUDED = re.compile(r"\bnot (full|sweep|extra)\b")
 def pytest_collection_modifyitems(config, items):
     """Skip, visibly, what needs a GPU where there is none; and in a sweep, build each model once for all its tests."""
     _take_part(config, items)
+    # The examples of a page use each other's names, and an idle worker takes tests from the end of another's list.
+    items.sort(key=lambda item: not isinstance(item, SybilItem))
     if config.option.markexpr.startswith(("full", "sweep", "gpu")):
         items.sort(key=lambda item: str(item.callspec.params.get("name", "")) if hasattr(item, "callspec") else "")
     gpu = [item for item in items if item.get_closest_marker("gpu")]

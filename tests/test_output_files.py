@@ -101,7 +101,7 @@ def test_a_device_is_written_to_and_stays_what_it_is(tmp_path):
     "write",
     [
         zoo.save,
-        lambda model, path: zoo.export(model, path.with_suffix(".onnx"), overwrite=True),
+        lambda model, path: zoo.export(model, path.with_suffix(".pt2"), overwrite=True),
         lambda model, path: zoo.draw(model, path.with_suffix(".svg")),
     ],
     ids=["save", "export", "draw"],
