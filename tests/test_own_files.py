@@ -530,6 +530,17 @@ def test_a_tensor_is_taken_from_the_shard_that_the_index_names(net, tmp_path):
     assert same(zoo.get(NAME, weights=index), state)
 
 
+def test_a_tensor_that_no_index_lists_is_not_taken_from_the_last_of_two_shards(net, tmp_path):
+    index = sharded(tmp_path, state_of(net), save_file, ".safetensors")
+    places = json.loads(index.read_text())
+    name, place = places["weight_map"].popitem()
+    index.write_text(json.dumps(places))
+    other = next(shard for shard in tmp_path.glob("*.safetensors") if shard.name != place)
+    save_file({**load_file(other), name: state_of(net)[name] + 1}, other)
+    with pytest.raises(Unreadable, match=rf"tensors of another shard[\s\S]*{name}"):
+        zoo.get(NAME, weights=index)
+
+
 def test_shards_whose_names_have_the_prefix_of_data_parallel_training_come_together(net, tmp_path):
     sharded(tmp_path, {f"module.{name}": each for name, each in state_of(net).items()}, save_file, ".safetensors")
     assert same(zoo.get(NAME, weights=tmp_path), state_of(net))

@@ -21,7 +21,7 @@ from zoo_core.weights.checkpoint.unsupported import no_candidate, no_single_file
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_directory, require_small_json
 from zoo_core.weights.formats.numpy_arrays import NotNumbers, read_numpy_archive
-from zoo_core.weights.formats.outline import outline_of
+from zoo_core.weights.formats.outline import is_tensor, outline_of
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
 if TYPE_CHECKING:
@@ -140,7 +140,11 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
         listed = {name for name, place in places.items() if place == each}
         state = _tensors_of_shard(index.parent / each, listed)
         # a tensor may be in a shard that the index does not name for it, as where an older one was left there
-        result.update({name: tensor for name, tensor in state.items() if places.get(name, each) == each})
+        _add(
+            result,
+            {name: value for name, value in state.items() if places.get(name, each) == each},
+            index.parent / each,
+        )
     if absent := sorted({*places} - {*result}):
         raise Unreadable(f"the shards of {index} lack {len(absent)} tensors", got=", ".join(absent[:4]), path=index)
     return result
@@ -160,11 +164,19 @@ def _open_unlisted(shards: list[Path]) -> dict[str, Tensor]:
     """
     result: dict[str, Tensor] = {}
     for shard in shards:
-        state = read_state_dict(shard)
-        if twice := sorted({*state} & {*result}):
-            raise Unreadable(f"{shard} has tensors of another shard", got=", ".join(twice[:4]), path=shard)
-        result.update(state)
+        _add(result, read_state_dict(shard), shard)
     return result
+
+
+def _add(result: dict[str, Tensor], state: Mapping[str, Tensor], shard: Path) -> None:
+    """Add the tensors of a shard to those of the checkpoint that were read before.
+
+    Raises:
+        Unreadable: One is there already, and nothing says which of the two is meant.
+    """
+    if twice := sorted(name for name in state if name in result and is_tensor(state[name])):
+        raise Unreadable(f"{shard} has tensors of another shard", got=", ".join(twice[:4]), path=shard)
+    result.update(state)
 
 
 @dataclass(frozen=True)
