@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from zoo_core.errors import UnknownArgument, UsageError
-from zoo_core.text import close_matches, did_you_mean
-from zoo_core.utils.arguments import check_count, check_seed
+from zoo_core.errors import UsageError
+from zoo_core.utils.arguments import check_count, check_seed, unknown_argument
 from zoo_core.utils.device import usable_device
 
 if TYPE_CHECKING:
@@ -64,17 +63,14 @@ class ModelRequest:
             "freeze": _freeze,
             "device": usable_device,
             "dtype": _dtype,
-            "channels_last": _channels_last,
+            "channels_last": partial(_of_kind, "channels_last", bool, "True or False"),
             "seed": check_seed,
             "options": _options,
-            "ema": _ema,
-            "prefix": _prefix,
+            "ema": partial(_of_kind, "ema", bool, "True for averaged weights only, False for none of them"),
+            "prefix": partial(_of_kind, "prefix", str, "what is before each name, such as 'model.'"),
         }
-        return cls(**{name: checks.get(name, _as_it_is)(value) for name, value in given.items() if value is not None})
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+        requested = {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: checks[name](value) if name in checks else value for name, value in requested.items()})
 
 
 def _dtype(dtype: object) -> torch.dtype:
@@ -89,25 +85,11 @@ def _dtype(dtype: object) -> torch.dtype:
     return result
 
 
-def _channels_last(channels_last: object) -> bool:
-    """The requested ``channels_last``, checked."""
-    if not isinstance(channels_last, bool):
-        raise UsageError(f"channels_last cannot be {channels_last!r}", expected="True or False")
-    return channels_last
-
-
-def _ema(ema: object) -> bool:
-    """The requested ``ema``, checked."""
-    if not isinstance(ema, bool):
-        raise UsageError(f"ema cannot be {ema!r}", expected="True for averaged weights only, False for none of them")
-    return ema
-
-
-def _prefix(prefix: object) -> str:
-    """The prefix of names that is requested, checked."""
-    if not isinstance(prefix, str):
-        raise UsageError(f"prefix cannot be {prefix!r}", expected="what is before each name, such as 'model.'")
-    return prefix
+def _of_kind(name: str, kind: type, expected: str, value: object) -> object:
+    """A requested value as it is, when it is of that class."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} cannot be {value!r}", expected=expected)
+    return value
 
 
 def _freeze(freeze: object) -> Freeze:
@@ -115,14 +97,7 @@ def _freeze(freeze: object) -> Freeze:
     if isinstance(freeze, Mapping):
         for name in freeze:
             if name not in _FREEZE:
-                matches = close_matches(str(name), _FREEZE)
-                raise UnknownArgument(
-                    f"freeze has no argument {name!r}",
-                    expected=", ".join(_FREEZE),
-                    hint=did_you_mean(matches, "leave it out"),
-                    argument=name,
-                    matches=matches,
-                )
+                raise unknown_argument("freeze", name, _FREEZE)
         return freeze
     names = (freeze,) if isinstance(freeze, str) else freeze
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):

@@ -26,7 +26,7 @@ from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
 from zoo_core.surgery.head.scores import classes_by_head
 from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
-from zoo_core.utils.hooks import FORWARD, has_hooks
+from zoo_core.utils.hooks import FORWARD, hooks_of
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand
 
@@ -140,7 +140,7 @@ def _warn_of_hooks(model: nn.Module) -> None:
     Warns:
         ZooWarning: There are such; the modules are named.
     """
-    if hooked := [path or "the model" for path, each in model.named_modules() if has_hooks(each, FORWARD)]:
+    if hooked := [path or "the model" for path, each in model.named_modules() if hooks_of(each, FORWARD)]:
         warnings.warn(
             f"the hooks on {', '.join(hooked[:5])} are not saved: where one changes what its layer gives, the loaded "
             "model gives something else",

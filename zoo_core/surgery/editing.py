@@ -16,7 +16,7 @@ from zoo_core.surgery.head.describe import describe_all
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import ATTRIBUTE, Edit, Metadata, attach, keeping_metadata, metadata_of, unwrap
 from zoo_core.surgery.structure import tensors_of
-from zoo_core.utils.hooks import has_hooks, hooks_of
+from zoo_core.utils.hooks import hooks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -124,7 +124,7 @@ def record_edit(model: nn.Module, verb: str, **arguments: Any) -> None:
 
 def _hooked(model: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
     """Modules and tensors of a model to edit on which a user has hooks, by name."""
-    yield from ((path, module) for path, module in model.named_modules() if has_hooks(module))
+    yield from ((path, module) for path, module in model.named_modules() if hooks_of(module))
     for name, tensor in model.named_parameters():
         if tensor._backward_hooks or tensor._post_accumulate_grad_hooks:  # noqa: SLF001 - no public way to see them
             yield name, tensor

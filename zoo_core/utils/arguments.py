@@ -12,7 +12,7 @@ from zoo_core.errors import UnknownArgument, UsageError
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,14 +42,7 @@ def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for argument in kwargs:
                 if argument not in known:
-                    matches = close_matches(argument, known)
-                    raise UnknownArgument(
-                        f"{name}() has no argument {argument!r}",
-                        expected=", ".join(known),
-                        hint=did_you_mean(matches, "leave it out"),
-                        argument=argument,
-                        matches=matches,
-                    )
+                    raise unknown_argument(f"{name}()", argument, known)
             return function(*args, **kwargs)
 
         return checked
@@ -57,17 +50,20 @@ def strict_arguments_of(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]
     return decorate
 
 
+def unknown_argument(function: str, argument: object, known: Collection[str]) -> UnknownArgument:
+    """The error for an argument that a function does not take, with the close match among those ``known``."""
+    matches = close_matches(str(argument), known)
+    return UnknownArgument(
+        f"{function} has no argument {argument!r}",
+        expected=", ".join(known),
+        hint=did_you_mean(matches, "leave it out"),
+        argument=argument,
+        matches=matches,
+    )
+
+
 _COUNTS = 2**31
 """No count is as large; torch and NumPy overflow at larger ones, each in its own way."""
-
-
-def check_num_classes(num_classes: object) -> int:
-    """The argument ``num_classes`` as it is, when it is a positive integer.
-
-    Raises:
-        UsageError: It is anything else, a bool or a string of digits included.
-    """
-    return check_count("num_classes", num_classes)
 
 
 def check_sides(name: str, value: object) -> tuple[int, int]:

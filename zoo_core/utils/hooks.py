@@ -15,25 +15,20 @@ FORWARD = ("_forward_hooks", "_forward_pre_hooks")
 ALL = (*FORWARD, "_backward_hooks", "_backward_pre_hooks")
 
 
-def has_hooks(module: nn.Module, tables: tuple[str, ...] = ALL) -> bool:
-    """Whether a module has hooks of the user's.
+def hooks_of(module: nn.Module, tables: tuple[str, ...] = ALL) -> list[Callable[..., object]]:
+    """The hooks of the user's on a module; of a method its function, which a copy of the module has too.
 
     What computes a weight, shards a module or calls it again in the backward pass is torch's own.
 
     Example:
         >>> import torch
         >>> layer = torch.nn.Linear(2, 2)
-        >>> has_hooks(layer), has_hooks(torch.nn.utils.spectral_norm(torch.nn.Linear(2, 2)))
-        (False, False)
+        >>> hooks_of(layer), hooks_of(torch.nn.utils.spectral_norm(torch.nn.Linear(2, 2)))
+        ([], [])
         >>> _ = layer.register_forward_hook(lambda *_: None)
-        >>> has_hooks(layer)
-        True
+        >>> len(hooks_of(layer))
+        1
     """
-    return bool(hooks_of(module, tables))
-
-
-def hooks_of(module: nn.Module, tables: tuple[str, ...] = ALL) -> list[Callable[..., object]]:
-    """The hooks of the user's on a module; of a method its function, which a copy of the module has too."""
     hooks = (hook for name in tables for hook in vars(module)[name].values())
     return [getattr(hook, "__func__", hook) for hook in hooks if _is_of_user(hook)]
 

@@ -73,58 +73,12 @@ def import_path() -> list[str]:
     return [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
 
 
-def is_there(path: Path) -> bool:
-    """Whether something is at a path, as far as can be seen: see :func:`is_file`.
-
-    Example:
-        >>> is_there(Path(".")), is_there(Path("x" * 1000))
-        (True, False)
-    """
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether a path is that of a file; none is one that the system cannot have, or in a folder that it keeps closed.
-
-    So says Python itself from 3.14 on. Before, the question raises, and opening the file has the better message.
-
-    Example:
-        >>> is_file(Path(".")), is_file(Path("x" * 1000))
-        (False, False)
-    """
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def is_link(path: Path) -> bool:
-    """Whether a path is that of a symbolic link, as far as can be seen: see :func:`is_file`.
-
-    Example:
-        >>> is_link(Path(".")), is_link(Path("x" * 1000))
-        (False, False)
-    """
-    try:
-        return path.is_symlink()
-    except OSError:
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is that of a folder, as far as can be seen: see :func:`is_file`.
-
-    Example:
-        >>> is_folder(Path(".")), is_folder(Path("x" * 1000))
-        (True, False)
-    """
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+# Functions of os.path, since methods of Path raise, before Python 3.14, for a path that the system cannot have, or that
+# is in a folder it keeps closed. Opening the file has the better message.
+is_there = os.path.exists
+is_file = os.path.isfile
+is_folder = os.path.isdir
+is_link = os.path.islink
 
 
 def is_written_as_path(name: object) -> bool:

@@ -14,7 +14,7 @@ from zoo_core.surgery.adapters import plain_layer
 from zoo_core.surgery.head.mlp import MLPHead
 from zoo_core.surgery.head.multi_head import Heads, check_names
 from zoo_core.surgery.hold import hold_frozen_parts
-from zoo_core.utils.arguments import check_num_classes
+from zoo_core.utils.arguments import check_count
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last
 
@@ -75,7 +75,7 @@ def fitted(model: nn.Module, site: Head, head: object) -> nn.Module:
         )
     if head == 0 and not isinstance(head, bool):
         raise UsageError("a head cannot have 0 classes", hint="None takes the head off: the model gives embeddings")
-    return _layer_like(model, site, check_num_classes(head))
+    return _layer_like(model, site, check_count("num_classes", head))
 
 
 def _layer_like(model: nn.Module, site: Head, num_classes: int) -> nn.Module:

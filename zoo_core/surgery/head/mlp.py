@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.utils.arguments import check_num_classes, strict_arguments
+from zoo_core.utils.arguments import check_count, strict_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,7 +153,7 @@ def mlp_head(
           (3): Linear(in_features=128, out_features=9, bias=True)
         )
     """
-    check_num_classes(num_classes)
+    check_count("num_classes", num_classes)
     _check_choice("nonlinearity", nonlinearity, get_args(Nonlinearity))
     _check_choice("activation", activation, get_args(Activation))
     if not isinstance(hidden, list | tuple) or any(type(width) is not int or width < 1 for width in hidden):
