@@ -573,6 +573,51 @@ def test_other_weights_in_a_folder_are_named(net, tmp_path, name, wrap):
     assert said[0].filename == __file__
 
 
+def in_one_file(state, folder):
+    save_file(state, folder / "model.safetensors")
+    return "model.safetensors"
+
+
+def in_shards(state, folder):
+    return sharded(folder, state, save_file, ".safetensors").name
+
+
+def in_shards_without_index(state, folder):
+    sharded(folder, state, torch.save, ".bin").unlink()
+    return "model-00001-of-00002.bin, model-00002-of-00002.bin"
+
+
+def distributed(state, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is one process only
+        dcp.save({"model": state}, checkpoint_id=folder, no_dist=True)
+    return ".metadata"
+
+
+@pytest.mark.parametrize(
+    ("taken", "other"),
+    [
+        (in_shards, in_one_file),
+        (distributed, in_shards_without_index),
+        (in_one_file, distributed),
+        (in_one_file, in_shards_without_index),
+    ],
+)
+def test_a_checkpoint_of_several_files_and_another_in_one_folder_are_named(net, tmp_path, taken, other):
+    first = taken(state_of(net), tmp_path)
+    second = other(raised(state_of(net)), tmp_path)
+    with pytest.warns(ZooWarning, match=rf"beside {first}, which was taken: {second}\."):
+        loaded = zoo.get(NAME, weights=tmp_path)
+    assert same(loaded, state_of(net))
+
+
+def test_shards_alone_and_the_same_in_one_file_are_not_named(net, tmp_path, recwarn):
+    in_shards(state_of(net), tmp_path)
+    in_one_file(state_of(net), tmp_path)
+    assert same(zoo.get(NAME, weights=tmp_path), state_of(net))
+    assert not recwarn.list
+
+
 def test_the_same_weights_in_two_formats_and_dtypes_are_not_named(net, tmp_path, recwarn):
     state = state_of(net)
     save_file(state, tmp_path / "model.safetensors")

@@ -1,8 +1,9 @@
-"""Other weights in the folder that a checkpoint is read from: what a trainer wrote beside the file that is taken."""
+"""Other weights in the folder that a checkpoint is read from: what a trainer wrote beside those that are taken."""
 
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable, ZooWarning
@@ -10,7 +11,15 @@ from zoo_core.text import first_few
 from zoo_core.utils.paths import is_folder
 from zoo_core.weights.checkpoint.candidates import candidates, is_training
 from zoo_core.weights.checkpoint.names import fits, under
-from zoo_core.weights.checkpoint.read import WEIGHTS, open_checkpoint
+from zoo_core.weights.checkpoint.read import (
+    INDEX,
+    METADATA,
+    WEIGHTS,
+    open_checkpoint,
+    open_outline,
+    shards_by_tensor,
+    shards_in,
+)
 from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.formats.outline import is_tensor, outline_of
 
@@ -32,25 +41,42 @@ def warn_of_others(given: Path, taken: Path, *, stacklevel: int) -> None:
 
     Args:
         given: What the user named: nothing is said of a file.
-        taken: The file in it that is read.
+        taken: The file in it that is read, the index of shards, or a folder of shards.
         stacklevel: Of the warning, counted from here.
+
+    Raises:
+        Unreadable: What is taken cannot be read.
 
     Warns:
         ZooWarning: There are such; they are named.
     """
-    if not is_folder(given) or not taken.is_file():
+    if not is_folder(given):
         return
-    mine = _largest(candidates(outline_of(taken)))
-    files = (each for each in sorted(taken.parent.iterdir()) if each.name.endswith((*WEIGHTS, _PICKLED)))
-    others = [
-        each.name for each in files if each != taken and not is_training(each.name) and _is_another(each, taken, mine)
-    ]
+    folder = taken if is_folder(taken) else taken.parent
+    indexes = {part.name: taken.name for part in shards_in(taken)} | _index_of_shards(folder)
+    files = {
+        each: indexes.get(each.name, each.name)
+        for each in sorted(folder.iterdir())
+        if each.name.endswith((*WEIGHTS, _PICKLED, METADATA)) and each.is_file() and not is_training(each.name)
+    }
+    files = {each: name for each, name in files.items() if name != taken.name}
+    mine = _largest(open_outline(taken).candidates) if files else {}
+    others = [*dict.fromkeys(name for each, name in files.items() if _is_another(each, taken, mine))]
     if others:
         text = (
-            f"{taken.parent} holds other weights of the same names beside {taken.name}, which was taken: "
+            f"{folder} holds other weights of the same names beside {taken.name}, which was taken: "
             f"{first_few(others)}. weights= takes the path of the file that is meant"
         )
         warnings.warn(text, ZooWarning, stacklevel=stacklevel + 1)
+
+
+def _index_of_shards(folder: Path) -> dict[str, str]:
+    """The index of each shard in a folder with other weights, by their names."""
+    result: dict[str, str] = {}
+    for index in folder.glob(f"*{INDEX}"):
+        with suppress(Unreadable):  # it is of something else
+            result |= dict.fromkeys(shards_by_tensor(index).values(), index.name)
+    return result
 
 
 def _largest(found: Iterable[Candidate]) -> Mapping[str, Any]:
@@ -59,22 +85,23 @@ def _largest(found: Iterable[Candidate]) -> Mapping[str, Any]:
 
 
 def _is_another(file: Path, taken: Path, mine: Mapping[str, Any]) -> bool:
-    """Whether a file beside the one that is read has most of its names, and other numbers."""
-    if not file.is_file() or not _most(_largest(candidates(outline_of(file))), mine):
+    """Whether a file beside those that are read has names of them, as most of either, and other numbers."""
+    if file.name != METADATA and not _of_one_name(_largest(candidates(outline_of(file))), mine):
         return False
     try:
-        ours, theirs = (_largest(open_checkpoint(each).candidates) for each in (taken, file))
+        theirs, ours = (_largest(open_checkpoint(each).candidates) for each in (file, taken))
     except Unreadable:  # nothing can be had from it
         return False
-    prefix = _most(theirs, ours)
-    state = under(theirs, prefix[0]) if prefix else {}
-    return any(_differ(ours[name], state[name]) for name in state if name in ours)
+    return any(_differ(one, other) for one, other in _of_one_name(theirs, ours))
 
 
-def _most(names: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str] | None:
-    """The prefix under which a file beside another has most of the names in that; None where there is none."""
-    best = next(iter(fits(names, own)), None)
-    return (best.prefix,) if best and 2 * best.count > len(own) else None
+def _of_one_name(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Pairs of tensors of one name in other weights, after a prefix in either, where most of the fewer are in pairs."""
+    for prefixed, plain in ((theirs, ours), (ours, theirs)):
+        best = next(iter(fits(prefixed, plain)), None)
+        if best and 2 * best.count > min(len(theirs), len(ours)):
+            return [(each, plain[name]) for name, each in under(prefixed, best.prefix).items() if name in plain]
+    return []
 
 
 def _differ(one: Any, other: Any) -> bool:

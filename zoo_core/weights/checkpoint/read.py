@@ -106,6 +106,29 @@ def _latest_folder(path: Path) -> Path | None:
     return path / name if is_plain and is_folder(path / name) and not (path / name / _LATEST).exists() else None
 
 
+def shards_by_tensor(index: Path) -> dict[str, str]:
+    """Which shard of a checkpoint each tensor is in, by the names in an index that is read.
+
+    Args:
+        index: A ``*.index.json``.
+
+    Raises:
+        Unreadable: It is malformed.
+    """
+    try:
+        require(index.stat().st_size <= _LARGEST)
+        text = index.read_bytes()
+        require_small_json(text, len(text))
+        places = json.loads(text)["weight_map"]
+        require(isinstance(places, dict) and all(isinstance(each, str) for each in places.values()))
+        require(all(Path(name).name == name for name in places.values()))
+    except TooMuchMemory as error:
+        raise not_read(index, error) from error
+    except (OSError, ValueError, KeyError, TypeError, NotPlain, RecursionError) as error:
+        raise Unreadable(f"{index} is no index of shards", got=str(error) or None, path=index) from error
+    return dict(places)
+
+
 def _open_shards(index: Path) -> dict[str, Tensor]:
     """Read a sharded checkpoint: the tensors of all shards that an index names.
 
@@ -115,18 +138,8 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
     Raises:
         Unreadable: The index is malformed, a shard is missing, or a shard lacks a tensor.
     """
-    try:
-        require(index.stat().st_size <= _LARGEST)
-        text = index.read_bytes()
-        require_small_json(text, len(text))
-        places = json.loads(text)["weight_map"]
-        require(isinstance(places, dict) and all(isinstance(each, str) for each in places.values()))
-        names = sorted({*places.values()})
-        require(all(Path(name).name == name for name in names))
-    except TooMuchMemory as error:
-        raise not_read(index, error) from error
-    except (OSError, ValueError, KeyError, TypeError, NotPlain, RecursionError) as error:
-        raise Unreadable(f"{index} is no index of shards", got=str(error) or None, path=index) from error
+    places = shards_by_tensor(index)
+    names = sorted({*places.values()})
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise Unreadable(
