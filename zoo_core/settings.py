@@ -12,19 +12,17 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from zoo_core.errors import UsageError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils import no_follow
 from zoo_core.utils.paths import expand, is_file
 from zoo_core.utils.private_files import believed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NAME = "zoo.toml"
 _TRUE = frozenset({"1", "true", "yes", "on"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,16 +13,13 @@ from zoo_core.build.skip_init import without_values
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Metadata, attach
-from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.receipt import Outcome, Receipt
 from zoo_core.tracing.trace import trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
     from zoo_core.registry.families import Member
-    from zoo_core.surgery.receipt import Outcome
 
 
 def construct(

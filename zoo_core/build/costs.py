@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own flop counter has it from
 from torch.utils.flop_counter import flop_registry
 
@@ -15,10 +16,6 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.metadata import anatomy_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import nn
-
     from zoo_core.contract.card import Card
 
 _LISTS = ("detection", "keypoints")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.build.get import get
@@ -10,9 +12,6 @@ from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
-
     import torch
     from torch import nn
 

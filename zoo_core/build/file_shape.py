@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from math import isqrt
@@ -24,11 +25,9 @@ from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from zoo_core.contract.anatomy import Head
 
-    Tensors = Mapping[str, Any]
+Tensors = Mapping[str, Any]
 
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8)
 """How many tokens of a position table are not of the image: class, distillation and register tokens."""

@@ -12,12 +12,13 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import torch
+from torch import nn
 
 from zoo_core.build.construct import construct
 from zoo_core.build.load import fill, fill_packed, fill_with_nothing, operate
 from zoo_core.build.own_file import build_own
 from zoo_core.build.place import place
-from zoo_core.build.request import ModelRequest
+from zoo_core.build.request import Freeze, ModelRequest
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
@@ -27,7 +28,7 @@ from zoo_core.utils.device import default_device, on_the_cpu
 from zoo_core.utils.gc import no_collection
 from zoo_core.utils.paths import expand, is_written_as_path
 from zoo_core.utils.random_state import seeded
-from zoo_core.weights import obtain, obtain_file
+from zoo_core.weights import Artefact, obtain, obtain_file
 from zoo_core.weights.cache.converted import open_own
 from zoo_core.weights.checkpoint.other_weights import warn_of_others
 from zoo_core.weights.checkpoint.read import file_in
@@ -37,12 +38,8 @@ from zoo_core.weights.transport.urls import shown
 from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from zoo_core.build.request import Freeze
     from zoo_core.contract.card import Card, Weights
     from zoo_core.surgery.head.fit import HeadLike
-    from zoo_core.weights import Artefact
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz", ".pkl", ".safetensors")
 

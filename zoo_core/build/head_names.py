@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,11 @@ from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from zoo_core.build.request import ModelRequest
     from zoo_core.contract.anatomy import Head
     from zoo_core.weights.checkpoint.choose import Choice
 
-    Tensors = Mapping[str, Any]
+Tensors = Mapping[str, Any]
 
 _MATRIX = 2
 _BESIDE = re.compile(r"((?:.+\.)?(?:head|classifier|fc|last_linear|linear|logits|cls|clf|out|output)\.)(?:body\.)?(.+)")

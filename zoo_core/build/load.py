@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -9,20 +10,17 @@ from typing import TYPE_CHECKING
 from zoo_core.surgery.head.swap import keypoint_site, swap_head, swap_keypoints
 from zoo_core.surgery.load_state_dict import is_packed, load_packed, load_state, packed_state_in
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
-from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.receipt import Outcome, Receipt
 from zoo_core.surgery.stem.adapt import adapt_stem
 from zoo_core.weights.cache.converted import state_dict_of
 from zoo_core.weights.checkpoint.read import may_hold_more, read_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     import torch
     from torch import nn
 
     from zoo_core.build.request import ModelRequest
     from zoo_core.contract.card import Weights
-    from zoo_core.surgery.receipt import Outcome
     from zoo_core.weights import Artefact
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import LoadMismatch
@@ -14,9 +16,6 @@ from zoo_core.surgery.structure import under
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
     from torch import nn
 
     from zoo_core.contract.anatomy import Head

@@ -7,13 +7,14 @@ is what people fine-tune. Where names or shapes say otherwise, the other options
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, float4_e2m1fn_x2
+from torch import Tensor, float4_e2m1fn_x2, nn
 
 from zoo_core.build.construct import construct
 from zoo_core.build.file_shape import (
@@ -38,7 +39,7 @@ from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
-from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.receipt import Outcome, Receipt
 from zoo_core.surgery.structure import under
 from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
@@ -47,14 +48,8 @@ from zoo_core.weights.checkpoint.choose import Choice, choose
 from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from torch import nn
-
     from zoo_core.build.request import ModelRequest
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.surgery.receipt import Outcome
     from zoo_core.weights import Artefact
     from zoo_core.weights.checkpoint.read import Checkpoint
     from zoo_core.weights.formats.plain_pickle import Foreign

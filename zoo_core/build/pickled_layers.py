@@ -8,10 +8,10 @@ torch.nn or a plain setting; all else is named.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,9 +24,6 @@ from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.candidates import children_of
 from zoo_core.weights.formats.outline import is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign, Name
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 _LARGEST = 1 << 20
 """No setting of any layer comes near it."""

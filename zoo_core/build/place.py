@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 from zoo_core.utils.memory_format import FORMATS, lies_last, with_channels_last
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 Model = TypeVar("Model", bound=nn.Module)
 

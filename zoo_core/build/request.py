@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -14,8 +14,6 @@ from zoo_core.utils.arguments import check_count, check_seed, unknown_argument
 from zoo_core.utils.device import usable_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zoo_core.surgery.head.fit import HeadLike
 
 Freeze = str | Sequence[str] | Mapping[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +17,6 @@ from zoo_core.text import in_three_digits
 from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zoo_core.contract.card import Card, Preprocessing, Weights
     from zoo_core.registry.families import Member
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,9 +15,6 @@ from zoo_core.text import human
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import inventory, pruning
 from zoo_core.weights.cache.converted import Copy, copies
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @click.group()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,9 +13,6 @@ from zoo_core.cli.options import OutFile, complete_family
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from zoo_core.cli.check_run import Choice
 
 _OF_ONE = {"compiled": "--compile", "tasks": "--task", "expected": "--expect"}

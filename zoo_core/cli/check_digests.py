@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
@@ -14,9 +16,6 @@ from zoo_core.weights.formats.sniff import NEXT_STEPS, describe
 from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
     from zoo_core.contract.card import Card, Weights
     from zoo_core.weights.request import Artefact
 

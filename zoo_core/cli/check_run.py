@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.cli.console import terminal
@@ -21,9 +23,6 @@ from zoo_core.testing.under_test import SHAPES_ABOVE, forget
 from zoo_core.testing.verdicts import Verdict, declared, judge, judge_family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
     from rich.progress import Progress
 
     from zoo_core.contract.card import Card

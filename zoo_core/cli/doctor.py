@@ -7,12 +7,13 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -27,9 +28,6 @@ from zoo_core.text import close_matches, did_you_mean, human, with_uv_for_pip
 from zoo_core.utils.paths import is_file, is_folder, is_there
 from zoo_core.weights import Cache
 from zoo_core.weights.transport.urls import shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _LITTLE = 2 << 30
 """Bytes free below which the next large model may not fit."""

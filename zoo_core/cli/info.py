@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import is_folder, is_written_as_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from zoo_core.contract.card import Card, Weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -24,8 +25,6 @@ from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_na
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     import filelock
 
     from zoo_core.contract.card import Card, Weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,16 +13,12 @@ from zoo_core.cli.console import echo, paragraph
 from zoo_core.cli.group import conflict, plugin_commands
 from zoo_core.errors import ZooError
 from zoo_core.registry.lookup_errors import INSTALL_A_FAMILY
-from zoo_core.registry.plugins import SLOW, go_without
-from zoo_core.registry.zoo import current_zoo
+from zoo_core.registry.plugins import SLOW, Plugin, go_without
+from zoo_core.registry.zoo import Zoo, current_zoo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zoo_core.contract.family import Family
     from zoo_core.registry.families import Member
-    from zoo_core.registry.plugins import Plugin
-    from zoo_core.registry.zoo import Zoo
 
 
 @click.command()

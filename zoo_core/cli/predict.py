@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,6 @@ from zoo_core.text import in_one_line
 from zoo_core.utils.atomic_write import image_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zoo_core.prediction.results import Prediction
 
 

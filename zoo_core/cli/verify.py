@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,12 +14,7 @@ from zoo_core.weights import Cache
 from zoo_core.weights.cache import inventory
 from zoo_core.weights.cache.converted import FOLDER
 from zoo_core.weights.digest import steady_digest
-from zoo_core.weights.trust.lock import LOCK, current_lock, find_lock, read_lock
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from zoo_core.weights.trust.lock import Lock
+from zoo_core.weights.trust.lock import LOCK, Lock, current_lock, find_lock, read_lock
 
 
 @click.command()

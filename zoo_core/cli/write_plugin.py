@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,7 +25,6 @@ from zoo_core.text import with_uv_for_pip
 from zoo_core.utils.paths import is_there
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
     from importlib.resources.abc import Traversable
 
     from torch import Tensor, nn

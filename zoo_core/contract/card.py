@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from zoo_core.contract.labels import named
 from zoo_core.errors import UnknownTag
 from zoo_core.text import close_matches, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _FULL_DIGEST_LENGTH = 64

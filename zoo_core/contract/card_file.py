@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 from zoo_core.errors import CatalogError, ZooWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from importlib.resources.abc import Traversable
-    from pathlib import Path
 
 
 def scan_cards(path: Path | Traversable) -> tuple[list[Card], list[CatalogError]]:

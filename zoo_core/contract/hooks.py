@@ -8,11 +8,10 @@ A plugin is a module with functions marked ``@hookimpl``, named by one entry poi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from zoo_core.contract.family import Family
 
 PROJECT = "zoo_core"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import uuid
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +29,7 @@ from zoo_core.weights.cache.pruning import FEATURES
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    Pair = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):

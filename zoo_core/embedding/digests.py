@@ -6,9 +6,10 @@ import dis
 import hashlib
 import re
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,6 @@ from torch.nn.modules import module as _everywhere
 
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.utils.attributes import own_methods
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SAMPLES = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
 from zoo_core.embedding.digests import digest_of_module
@@ -30,10 +31,6 @@ from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.paths import expand, is_file, is_folder, is_there
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from torch import nn
-
     Engine = Callable[["Embedder", Iterable[tuple[Source, str]]], Iterator[Row]]
 
 _NAMED_AT_MOST = 3

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -16,11 +18,6 @@ from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import anew, sync_folder
 from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
 from zoo_core.weights.download.disk import disk_errors, require_space
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
-
 
 WHOLE = "whole.json"
 _SO_FAR = "so_far.json"

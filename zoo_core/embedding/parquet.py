@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,6 @@ from zoo_core.embedding.shards import Packed
 from zoo_core.errors import ImageError, UsageError, ZooError, ZooWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from zoo_core.images.loading import Source
 
 

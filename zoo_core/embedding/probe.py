@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,6 @@ from torch.nn import functional as F  # noqa: N812 - the name torch's own pages 
 from zoo_core.embedding.embed import Embeddings
 from zoo_core.errors import UsageError
 from zoo_core.utils.arguments import check_count, check_seed, strict_arguments
-
-if TYPE_CHECKING:
-    import os
 
 _TEST_SHARE = 5
 """One image in so many of each class is held out."""

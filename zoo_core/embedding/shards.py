@@ -11,15 +11,13 @@ import glob
 import os
 import re
 import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core.errors import ImageError
 from zoo_core.images.loading import IMAGE_SUFFIXES, Source
 from zoo_core.utils.paths import is_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

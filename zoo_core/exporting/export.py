@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
-from zoo_core.exporting.formats import FORMATS, open_exported, write_exported
+from zoo_core.exporting.formats import FORMATS, Format, Run, open_exported, write_exported
 from zoo_core.exporting.named_outputs import NamedOutputs, Prepare, input_name
 from zoo_core.exporting.quantize import Quantized, quantize, require_quantizable
 from zoo_core.images.preprocessing import Numbers, numbers_of, require_known, resized
@@ -28,14 +31,6 @@ from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.paths import is_file, is_folder, is_link, is_there
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
-
-    from torch import Tensor, nn
-
-    from zoo_core.exporting.formats import Format, Run
 
 _LISTS = {"detection": "it takes a list of images", "keypoints": "it takes a list of images"}
 _REFUSED = {**_LISTS, "optical_flow": "it takes two images"}

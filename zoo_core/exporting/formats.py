@@ -6,27 +6,21 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from click import unstyle
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from zoo_core.errors import NotSupported, ZooError
 from zoo_core.exporting.named_outputs import NamedOutputs, input_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from torch import Tensor, nn
-
-    from zoo_core.exporting.named_outputs import NamedOutputs
 
 METADATA = "zoo.json"
 """Under what name the metadata is in a file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +15,6 @@ from zoo_core.surgery.head.scores import Outputs
 from zoo_core.surgery.metadata import unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zoo_core.contract.card import Preprocessing
 
 _RGB = 3

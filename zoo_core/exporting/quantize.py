@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from zoo_core.embedding.embed import labelled_sources
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooError
@@ -17,13 +21,6 @@ from zoo_core.images.read import read
 from zoo_core.surgery.head.scores import classes_by_head
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, metadata_of, unwrap
 from zoo_core.utils.only_errors import PYTREE, only_errors
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from torch import Tensor, nn
 
 _CALIBRATED_WITH = 128
 """Images whose activations say the ranges; more change them little."""

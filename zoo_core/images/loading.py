@@ -5,22 +5,17 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.errors import ImageError, ZooError
-from zoo_core.images.read import VIDEO_SUFFIXES
+from zoo_core.images.read import VIDEO_SUFFIXES, ReadImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Future
-
     from torch import Tensor
-
-    from zoo_core.images.read import ReadImage
 
 
 IMAGE_SUFFIXES = frozenset(

@@ -7,21 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.contract.card import Preprocessing
+from zoo_core.contract.card import Card, Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.inputs import example_input
-from zoo_core.surgery.metadata import Edit, attach, metadata_of, unwrap
+from zoo_core.surgery.metadata import Edit, Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.stem.filters import plan_channels
 from zoo_core.utils.arguments import check_sides, strict_arguments
 from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from zoo_core.contract.card import Card
-    from zoo_core.surgery.metadata import Metadata
 
 
 _VERB = "set_preprocessing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from torch import Tensor
 
 from zoo_core.errors import ImageError
 from zoo_core.images.read import from_array, read, require_image_shape, require_white
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _TIFF_SUFFIXES = {".tif", ".tiff", ".svs", ".ndpi", ".scn"}
 _BITS = {8, 16, 32}

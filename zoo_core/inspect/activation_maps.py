@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
-from zoo_core.inspect.overlay import enlarged, overlay, save_image, to_html, view_of
+from zoo_core.inspect.overlay import Array, enlarged, overlay, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, running_on
 from zoo_core.surgery.features.encoder import as_map
 from zoo_core.surgery.features.extract import names_to_extract
@@ -20,14 +23,9 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.inspect.overlay import Array
 
 
 _TOKENS, _MAP = 3, 4

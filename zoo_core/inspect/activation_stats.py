@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +26,6 @@ from zoo_core.text import close_matches, did_you_mean, table
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.random_state import unmoved
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator, Sequence
 
 _WIDTH = 80
 _LABELS = 48

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 import operator
+import os
 import warnings
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - the name torch's own pages 
 
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
 from zoo_core.inspect.activation_maps import map_in
-from zoo_core.inspect.overlay import enlarged, overlay, resized_map, save_image, to_html, view_of
+from zoo_core.inspect.overlay import Array, enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.features.extract import module_path
 from zoo_core.surgery.head.scores import Outputs, class_names
@@ -26,15 +29,9 @@ from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.inspect.overlay import Array
 
 METHODS = {
     "gradcam": "GradCAM",

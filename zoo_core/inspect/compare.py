@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet, finalize
 
 import torch
@@ -26,10 +27,6 @@ from zoo_core.utils.atomic_write import image_file
 from zoo_core.utils.device import usable_device
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.only_errors import only_errors
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
 
 _HEADER = ("model", "Mparams", "GMACs", "ms", "MB", "acc@1", "licence")
 _WIDTH = 80

@@ -9,7 +9,7 @@ from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import UsageError, ZooError
-from zoo_core.inspect.summary import summary
+from zoo_core.inspect.summary import Row, summary
 from zoo_core.recipe.open_model import open_model
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.inputs import example_input
@@ -20,8 +20,6 @@ from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from zoo_core.inspect.summary import Row
 
 FORMATS = (".svg", ".png", ".pdf")
 _TRAINABLE, _FROZEN, _EDGE, _INK = "#f0a35e", "#a9bdd6", "#44546a", "#1d2733"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +24,9 @@ from zoo_core.surgery.metadata import metadata_of, unwrap
 from zoo_core.utils.atomic_write import image_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from PIL.Image import Image
 
-    Array = np.ndarray[Any, np.dtype[np.float32]]
+Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 _RGB = 3

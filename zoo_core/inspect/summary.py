@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -18,8 +19,6 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.atomic_write import whole_file
 
 if TYPE_CHECKING:
-    import os
-
     from torch import nn
     from torch.optim import Optimizer
 

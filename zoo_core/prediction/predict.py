@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooWarning
-from zoo_core.images.loading import in_batches, load_images, sources_of
+from zoo_core.images.loading import Loaded, in_batches, load_images, sources_of
 from zoo_core.images.preprocessing import numbers_of, resized
 from zoo_core.images.read import read
 from zoo_core.images.video import read_clip
@@ -21,14 +23,6 @@ from zoo_core.surgery.head.scores import class_names as names_of
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import inferring
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from torch import Tensor, nn
-
-    from zoo_core.images.loading import Loaded
 
 _WHOLE = {"detection", "keypoints"}
 """Tasks whose models take a list of images of any size."""

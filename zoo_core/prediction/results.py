@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -18,9 +20,6 @@ from zoo_core.inspect.overlay import save_image
 from zoo_core.surgery.head.scores import Outputs
 
 if TYPE_CHECKING:
-    import os
-    from pathlib import Path
-
     from zoo_core.images.loading import Loaded
 
 

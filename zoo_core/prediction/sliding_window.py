@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.images.preprocessing import numbers_of
@@ -21,13 +23,6 @@ from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.eval_mode import inferring
 from zoo_core.utils.mapped_pages import take_space
 from zoo_core.utils.paths import expand, is_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from torch import nn
-
 
 Blend = Literal["constant", "gaussian"]
 _SPREAD = 0.125

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from zoo_core.build.load import fill
 from zoo_core.build.request import ModelRequest
 from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
-from zoo_core.recipe.rebuild import card_of, rebuild
-from zoo_core.recipe.record import FORMAT
+from zoo_core.recipe.rebuild import Limit, card_of, rebuild
+from zoo_core.recipe.record import FORMAT, Recipe
 from zoo_core.recipe.state import covering
-from zoo_core.surgery.metadata import metadata_of
+from zoo_core.surgery.metadata import Metadata, metadata_of
 from zoo_core.weights.cache.refs import read_ref
 from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.proven_file import obtain
 from zoo_core.weights.transport.urls import needs_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Tensor, nn
-
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.recipe.rebuild import Limit
-    from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.metadata import Metadata
     from zoo_core.weights import Artefact
 
 

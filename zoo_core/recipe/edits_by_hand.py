@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,6 @@ from zoo_core.surgery.editing import BY_HAND, editing
 from zoo_core.surgery.head.describe import LAYERS, Layers, describe
 from zoo_core.surgery.metadata import anatomy_after, metadata_of, owners_of
 from zoo_core.surgery.structure import structure_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 """Of an activation or a kind of pooling. Nothing that fits it is a path, a url or a reference to code."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from zoo_core.build.place import place
 from zoo_core.contract.card_file import preprocessing_from_record
@@ -28,12 +32,6 @@ from zoo_core.utils.paths import expand
 from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
     from zoo_core.contract.card import Preprocessing
 
 

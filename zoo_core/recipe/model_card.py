@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import UsageError
-from zoo_core.recipe.record import ANY_NUMBER
+from zoo_core.recipe.record import ANY_NUMBER, Recipe
 from zoo_core.recipe.save_folder import preprocessing_of_save
 from zoo_core.registry.zoo import current_zoo
-
-if TYPE_CHECKING:
-    from zoo_core.recipe.record import Recipe
 
 _NAMED_AT_MOST = 50
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +15,6 @@ from zoo_core.images.preprocessing import set_preprocessing
 from zoo_core.recipe.load import load
 from zoo_core.recipe.save_folder import is_save
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def open_model(

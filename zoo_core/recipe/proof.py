@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,11 @@ from zoo_core.surgery.features.forward import without_wrappers
 from zoo_core.surgery.head.describe import Custom
 from zoo_core.surgery.head.multi_head import Heads
 from zoo_core.surgery.head.scores import scoring_part
-from zoo_core.surgery.metadata import Edit, unwrap
+from zoo_core.surgery.metadata import Edit, Metadata, unwrap
 from zoo_core.utils.attributes import own_methods
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
     from zoo_core.recipe.record import Recipe
-    from zoo_core.surgery.metadata import Metadata
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOTHING = "nothing: it would not be there"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core import settings
 from zoo_core.errors import Offline, UsageError, ZooError
@@ -20,10 +22,6 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.weights.digest import sha256_of
 from zoo_core.weights.hub_folder import SCHEME, parse
 from zoo_core.weights.transport.hub import hub_client, hub_error
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator
 
 _TENSORS = "model.safetensors"
 _METRICS = "metrics.json"

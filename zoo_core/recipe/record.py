@@ -7,15 +7,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
 
 from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import visible
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMAT = 2
 """The newest of the file that this zoo reads: 1 holds all tensors, 2 may leave out what published weights have."""

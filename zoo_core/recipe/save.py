@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import distributed, nn
@@ -24,19 +26,14 @@ from zoo_core.surgery.distributed import gathered, is_sharded
 from zoo_core.surgery.fine_tuning.lora import lora_edits, without_copies
 from zoo_core.surgery.fine_tuning.param_groups import warn_of_others
 from zoo_core.surgery.head.scores import classes_by_head
-from zoo_core.surgery.metadata import metadata_of, unwrap
+from zoo_core.surgery.metadata import Metadata, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.hooks import FORWARD, hooks_of
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     from zoo_core.contract.card import Card, Preprocessing
-    from zoo_core.surgery.metadata import Metadata
 
 
 @contextmanager

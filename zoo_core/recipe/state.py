@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from zoo_core.surgery.hold import hold, is_held, stateful
 from zoo_core.surgery.metadata import attach, metadata_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from zoo_core.recipe.record import Recipe
 
 

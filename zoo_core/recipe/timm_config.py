@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.build.get import get
@@ -12,9 +14,6 @@ from zoo_core.recipe.save_folder import preprocessing_of_save
 from zoo_core.weights.formats.safetensors import read_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     from torch import nn
 
     from zoo_core.contract.card import Preprocessing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.contract.card import Card, Licenses, Preprocessing
@@ -9,8 +10,6 @@ from zoo_core.errors import UsageError
 from zoo_core.text import in_three_digits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from zoo_core.contract.cost_files import Cost
 
 ACCURACY = "ImageNet-1K acc@1"

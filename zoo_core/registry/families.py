@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from zoo_core.contract.card import Card
+from zoo_core.contract.card import Card, Preprocessing
 from zoo_core.contract.card_file import CardFile
 from zoo_core.errors import AnatomyError, CatalogError, raised_in
 from zoo_core.registry.choose import Entry
-from zoo_core.registry.plugins import go_without, is_installed, version_of
+from zoo_core.registry.plugins import Plugin, go_without, is_installed, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
-
     from torch import nn
 
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.card import Preprocessing
     from zoo_core.contract.cost_files import Cost, Parts
     from zoo_core.contract.family import Family
-    from zoo_core.registry.plugins import Plugin
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from zoo_core.contract.card import Card, Preprocessing, Weights
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.arguments import strict_arguments
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 
 class Info(Card):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
@@ -10,8 +11,6 @@ from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.paths import is_written_as_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
     from zoo_core.registry.plugins import Plugin
 
 

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pkgutil import resolve_name
@@ -28,7 +29,6 @@ from zoo_core.errors import DuplicatePlugin, PluginError, ZooWarning
 from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
     from importlib.metadata import Distribution, EntryPoint
 
 

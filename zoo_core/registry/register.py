@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,8 +16,6 @@ from zoo_core.utils.no_follow import real
 from zoo_core.utils.paths import expand
 
 if TYPE_CHECKING:
-    import os
-
     from zoo_core.contract.anatomy import Anatomy
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])

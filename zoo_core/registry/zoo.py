@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import settings
 from zoo_core.contract.family import Family
-from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UsageError, ZooWarning
+from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UnknownModel, UsageError, ZooWarning
 from zoo_core.registry.families import Member, Own
 from zoo_core.registry.lookup_errors import (
     name_of_folder,
@@ -30,10 +31,7 @@ from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.paths import is_folder, is_written_as_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zoo_core.contract.card import Card
-    from zoo_core.errors import UnknownModel
     from zoo_core.registry.choose import Entry
 
 FAMILY_ORDER = ("torchvision", "timm", "efficientnet_pytorch", "pretrainedmodels", "tiny")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import nn
 
 _INNER = re.compile(r"\.(?:base_layer|original_module)(?=\.|$)")

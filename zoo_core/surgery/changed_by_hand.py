@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +20,6 @@ from zoo_core.surgery.structure import under
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from zoo_core.contract.anatomy import Anatomy, Head
 
 OWN_FORWARD = "it was changed by hand, and its forward does not end with its head"

@@ -9,8 +9,9 @@ holds a copy of its own of more than one whole stage, and surgery, which needs a
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,9 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.twin import twin_of
 from zoo_core.surgery.metadata import inside_wrapper, unwrap
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextmanager

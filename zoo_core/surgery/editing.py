@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
@@ -19,10 +20,6 @@ from zoo_core.surgery.structure import tensors_of
 from zoo_core.utils.hooks import hooks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.surgery.receipt import Outcome
 

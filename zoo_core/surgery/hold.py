@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet, ref
 
 import torch
@@ -14,9 +15,6 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
 )
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _RESETS = ("reset_running_stats", "reset_parameters")
 

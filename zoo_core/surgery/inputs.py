@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,6 @@ from zoo_core.errors import NotSupported, UsageError, ZooError
 from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
 from zoo_core.surgery.noise import noise, placed
 from zoo_core.surgery.stem.filters import CONVOLUTIONS, channels_by_filters
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 
 def example_input(model: nn.Module, size: Sequence[int] | None = None, *, side: int | None = None) -> Tensor:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core.errors import LoadMismatch, Unreadable, ZooWarning
 from zoo_core.text import first_few
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from torch import nn
-
     from zoo_core.surgery.receipt import Outcome
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
-from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN
+from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN, Anatomy
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
@@ -20,17 +21,13 @@ from zoo_core.surgery.changed_by_hand import head_is_near, reread, with_checked_
 from zoo_core.surgery.features.forward import is_recomposed
 from zoo_core.surgery.features.measure_stages import with_live_maps
 from zoo_core.surgery.head.describe import describe
-from zoo_core.surgery.structure import modules_around_parts, structure_of, under
+from zoo_core.surgery.structure import Structure, modules_around_parts, structure_of, under
 from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.compiled import as_before_compile, without_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card, Preprocessing, Weights
     from zoo_core.surgery.receipt import Outcome, Receipt
-    from zoo_core.surgery.structure import Structure
 
 
 ATTRIBUTE = "_zoo"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from zoo_core.errors import UsageError
 from zoo_core.text import close_matches, did_you_mean, first_few, html_table, redacted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 Outcome = Literal["loaded", "adapted", "initialized", "defaulted", "kept", "ignored"]
 """``loaded`` as it was in the file; ``adapted`` on its way in; ``initialized`` afresh, as a new head is; ``defaulted``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, takewhile
@@ -10,16 +11,12 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.surgery.features.forward import forward_of
 from zoo_core.utils.compiled import WRAPPED, as_before_compile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy
 
 WALKED = nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict

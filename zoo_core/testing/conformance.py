@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 from unittest import SkipTest
 
@@ -12,8 +13,6 @@ from zoo_core.testing.under_test import SHAPES_ABOVE, shapes_above
 from zoo_core.testing.verdicts import Verdict, declared, judge, judge_family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import pytest
 
     from zoo_core.contract.card import Card

@@ -5,19 +5,15 @@ from __future__ import annotations
 import linecache
 import sys
 import unittest
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from zoo_core.errors import PluginError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
 
 _missed: ContextVar[list[str] | None] = ContextVar("missed", default=None)
 _OF_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))

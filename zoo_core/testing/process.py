@@ -19,19 +19,17 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from PIL import Image, ImageFile
 from torch import nn
 from torch.nn.modules import module as module_hooks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _OF_TOOLS = ("__pycache__", ".pytest_cache", ".coverage")
 """What other programs than the one that is looked at may write meanwhile."""

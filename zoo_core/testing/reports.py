@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from zoo_core.errors import UsageError
 from zoo_core.testing.verdicts import OUTCOMES, Verdict
 from zoo_core.utils.atomic_write import whole_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
 
 _SHOWN = 6
 """More names than this are folded away; each is there all the same."""

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,6 @@ from zoo_core.testing.under_test import DETECTORS
 from zoo_core.tracing.trace import trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.build.construct import construct
 from zoo_core.build.get import get
@@ -24,10 +25,6 @@ from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.contract.card import Card
 

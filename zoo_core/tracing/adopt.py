@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.head.swap import swap_head
 from zoo_core.surgery.metadata import ATTRIBUTE, Metadata, attach, metadata_of, unwrap
 from zoo_core.surgery.receipt import Receipt
-from zoo_core.surgery.structure import structure_of, under
+from zoo_core.surgery.structure import Structure, structure_of, under
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.passes import batch_of
 from zoo_core.tracing.trace import Trace, trace
@@ -28,11 +29,8 @@ from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
-    from zoo_core.surgery.structure import Structure
 
 
 @strict_arguments

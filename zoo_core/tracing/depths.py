@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,13 @@ from torch.utils._pytree import tree_iter
 
 from zoo_core.surgery.select import depths_in, tensor_names
 from zoo_core.surgery.structure import WALKED, under
-from zoo_core.tracing.recording import Ref
+from zoo_core.tracing.recording import Dataflow, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
     from torch import nn
 
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Dataflow
 
 
 def with_depths(passes: Passes, anatomy: Anatomy) -> Anatomy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -12,15 +13,12 @@ from torch.utils._pytree import tree_flatten_with_path, tree_iter
 from zoo_core.errors import NotSupported
 from zoo_core.tracing.last_layers import IMAGES
 from zoo_core.tracing.program import ItemOf
-from zoo_core.tracing.recording import Ref
+from zoo_core.tracing.recording import Call, Dataflow, Op, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.tracing.recording import Call, Dataflow, Op
 
-    Reads = Mapping["Layout", ItemOf | None]
+Reads = Mapping["Layout", ItemOf | None]
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 _IMAGE_AXES = 4

@@ -5,6 +5,7 @@ Those of a detector are scores of the classes, and four numbers a class for the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,14 @@ from torch.utils._pytree import tree_flatten, tree_structure
 from zoo_core.contract.anatomy import Head
 from zoo_core.surgery.features.forward import run_forward
 from zoo_core.tracing.last_layers import IMAGES, KINDS, VECTORS, Layers, last_layers, layer_refusal, owner
-from zoo_core.tracing.recording import plain_fields
+from zoo_core.tracing.recording import Dataflow, plain_fields
 from zoo_core.utils.attributes import repeated_numbers, set_attribute
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Dataflow
 
 
 _CLASS_COUNTS = frozenset(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from zoo_core.contract.anatomy import NO_LAYER
-from zoo_core.tracing.recording import Ref
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from zoo_core.tracing.recording import Dataflow, Op
-
+from zoo_core.tracing.recording import Dataflow, Op, Ref
 
 KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv1d", "conv3d"]], ...] = (
     (nn.Linear, "linear"),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_iter, tree_leaves, tree_map, tree_unflatten
 
 from zoo_core.contract.chain import Chain, flatten
-from zoo_core.tracing.recording import Parameter, Ref, Unknown
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-
-    from torch import nn
-
-    from zoo_core.tracing.recording import Call, Dataflow, Op
+from zoo_core.tracing.recording import Call, Dataflow, Op, Parameter, Ref, Unknown
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +14,19 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 from zoo_core.contract.chain import Chain
 from zoo_core.surgery.changed_by_hand import RANDOM
 from zoo_core.surgery.features.split import Backbone, RunTo
-from zoo_core.tracing.last_layers import last_layers
-from zoo_core.tracing.passes import output_of, same_place
+from zoo_core.tracing.last_layers import Layers, last_layers
+from zoo_core.tracing.passes import Passes, output_of, same_place
 from zoo_core.tracing.program import Item, Untraceable, has_types, piece
-from zoo_core.tracing.recording import Ref
+from zoo_core.tracing.recording import Dataflow, Ref
 from zoo_core.utils.duplicate import with_the_same_tensors
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.tracing.feature_maps import Grid
-    from zoo_core.tracing.last_layers import Layers
-    from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Dataflow
 
-    Piece = Callable[[Any, Any], Any]
+Piece = Callable[[Any, Any], Any]
 
 
 _SIGNAL = 3

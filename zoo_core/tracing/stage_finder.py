@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 from torch.utils._pytree import tree_iter
 
-from zoo_core.contract.anatomy import Stage
+from zoo_core.contract.anatomy import Anatomy, Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.tracing.depths import with_depths
-from zoo_core.tracing.feature_maps import gives_part, reads_of
-from zoo_core.tracing.recording import Ref
+from zoo_core.tracing.feature_maps import Grid, Layout, Map, Reads, gives_part, reads_of
+from zoo_core.tracing.recording import Call, Dataflow, Op, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.tracing.feature_maps import Grid, Layout, Map, Reads
     from zoo_core.tracing.last_layers import Layers
     from zoo_core.tracing.passes import Passes
-    from zoo_core.tracing.recording import Call, Dataflow, Op
 
 
 _LAYER = nn.Linear | nn.modules.conv._ConvNd  # noqa: SLF001 - the base of all

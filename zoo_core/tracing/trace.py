@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,6 @@ from zoo_core.tracing.stage_proof import unproven_stages
 from zoo_core.tracing.stem_finder import channel_counts, find_stem, numbers_per_channel
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.compiled import without_compiled
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _DETECTOR = "a detector scores many places of its maps, and not one vector an image"
 """Of ``Anatomy.indivisible``."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from zoo_core.errors import UnknownArgument, UsageError
 from zoo_core.text import close_matches, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
 
 P = ParamSpec("P")
 R = TypeVar("R")

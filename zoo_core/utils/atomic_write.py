@@ -6,15 +6,13 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from zoo_core.errors import ZooError
 from zoo_core.utils.no_follow import descriptor, real, replace, unlink
 from zoo_core.utils.paths import is_file, is_there
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextlib.contextmanager

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from copy import copy
 from functools import reduce
 from itertools import takewhile
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 
 def get_attribute(model: nn.Module, path: str) -> Any:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import nn
+from torch import nn
 
 _lock = threading.Lock()
 _running: dict[nn.Module, tuple[int, bool]] = {}

@@ -10,14 +10,11 @@ import ctypes
 import mmap
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
+from torch import Tensor
 
 _BLOCK = 1 << 24
 """Bytes that are copied at once."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Axes of the filters of images and of volumes, to the format with the channels last."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PYTREE = "torch.utils._pytree"
 """Logger by which torch 2.15 warns, when torchao 0.18 is imported, that what it does with enums is deprecated."""

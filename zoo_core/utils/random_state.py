@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock, local
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from zoo_core.utils.arguments import check_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import nn
-
 
 _drawing = RLock()
 """Held while zoo draws: torch has one generator for all threads, and two that seed it would mix their numbers."""

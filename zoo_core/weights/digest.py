@@ -8,13 +8,10 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import write_anew
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FULL = 64
 """Hex digits of a whole SHA-256."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import settings
@@ -12,7 +13,7 @@ from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.mirrors import digest_at_mirror
 from zoo_core.weights.cache.other_caches import digest_in_hub_cache, find_elsewhere
 from zoo_core.weights.download.from_sources import download, fetch_once, unreachable
-from zoo_core.weights.request import Artefact
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.failures import Failure
 from zoo_core.weights.transport.http import headers_of
 from zoo_core.weights.transport.hub import declared_digest, hub_is_offline, is_hub, looks_like_hub
@@ -20,11 +21,8 @@ from zoo_core.weights.transport.urls import below, file_name, needs_network, rew
 from zoo_core.weights.trust.rules import require_online, require_trust
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zoo_core.contract.card import Weights
     from zoo_core.weights.cache.store import Entry
-    from zoo_core.weights.request import Request
 
 Attempts = list[tuple[str, str]]
 """Urls, and what was wrong with each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from zoo_core.errors import UsageError
@@ -18,9 +18,6 @@ from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.policy import DEFAULT_TIMEOUT, Policy, checked_timeout
 from zoo_core.weights.transport.urls import needs_network, shown
 from zoo_core.weights.trust.rules import require_online, require_trust
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _SPARE = 86400.0
 """Seconds for which a download of something else into the same folder may lie dead: its process may yet continue it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from zoo_core import settings
 from zoo_core.errors import DigestMismatch, LockError, Offline, UsageError
@@ -14,9 +15,6 @@ from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.digest import Stamp, has_noted, sha256_of
 from zoo_core.weights.transport.hub import hub_client, hub_error
 from zoo_core.weights.trust.lock import Locked, current_lock
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCHEME = "hf://"
 RECIPE = "recipe.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
@@ -14,9 +16,6 @@ from zoo_core.weights.trust.lock import current_lock, require_preprocessing
 from zoo_core.weights.trust.rules import checked_trust, known_bytes
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
     from zoo_core.contract.card import Card, Weights
     from zoo_core.weights.transport.policy import Policy
 

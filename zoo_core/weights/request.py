@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.weights import digest as digests
@@ -11,9 +13,6 @@ from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from zoo_core.weights.trust.rules import Trust
 
 

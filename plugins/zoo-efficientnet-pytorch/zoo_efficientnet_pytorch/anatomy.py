@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from efficientnet_pytorch import EfficientNet
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.plugin import Anatomy, AnatomyError, Chain, Head, Stage, flatten
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def anatomy(model: nn.Module) -> Anatomy:

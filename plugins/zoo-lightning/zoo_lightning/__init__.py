@@ -11,13 +11,12 @@ In Python::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from zoo_lightning.data import ImageData as ImageData
     from zoo_lightning.module import FineTune as FineTune
     from zoo_lightning.read import read_data as read_data

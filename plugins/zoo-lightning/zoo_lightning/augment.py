@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.mask_folders import IGNORED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import nn
 
 AUGMENT = ("none", "light", "standard", "strong")
 """The presets of augmentation, from none to strong."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from zoo_core import errors
@@ -15,11 +18,6 @@ from zoo_lightning.module import METRIC
 from zoo_lightning.resume import POINT, ResumePoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
     from zoo_lightning.options import Options
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from torch import Tensor
 from zoo_lightning.report import confusion_table, figure, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch.utils.data import DataLoader
 
     from zoo_lightning.data import ImageData

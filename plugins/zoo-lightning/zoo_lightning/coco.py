@@ -8,11 +8,13 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torchvision import tv_tensors
 
 import zoo_core as zoo
@@ -22,6 +24,7 @@ from zoo_lightning.data import (
     Faults,
     ImageData,
     Sample,
+    Sides,
     divided,
     readable,
     require_both,
@@ -30,12 +33,7 @@ from zoo_lightning.data import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
     import numpy as np
-    from torch import Tensor
-
-    from zoo_lightning.data import Sides
 
 _BACKGROUND = "background"
 _KEYS = frozenset({"images", "annotations", "categories"})

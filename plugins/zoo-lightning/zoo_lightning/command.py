@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,6 @@ import click
 from zoo_core.plugin import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zoo_lightning.data import ImageData
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import zoo_core as zoo
@@ -14,10 +15,6 @@ from zoo_lightning.coco import size_of, with_visibility
 from zoo_lightning.detect import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-
-    from torch import nn
-
     from zoo_lightning.data import ImageData, Sample
 
 

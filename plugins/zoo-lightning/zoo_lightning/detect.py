@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,15 @@ from torchvision.models import detection
 
 import zoo_core as zoo
 from zoo_core import errors
-from zoo_lightning.data import shortened
+from zoo_lightning.data import ImageData, shortened
 from zoo_lightning.module import METRIC, FineTune
 from zoo_lightning.report import WORST, figure, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from torch.utils.data import DataLoader
 
-    from zoo_lightning.data import ImageData
-
-    Record = dict[str, Tensor]
-    Records = Sequence[Record]
+Record = dict[str, Tensor]
+Records = Sequence[Record]
 
 DETECTORS = (detection.FasterRCNN, detection.RetinaNet, detection.FCOS, detection.ssd.SSD)
 SURE = 0.5

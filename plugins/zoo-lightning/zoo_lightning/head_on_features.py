@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +14,6 @@ from zoo_lightning.callbacks import require_finite
 from zoo_lightning.datasets import ImageDataset
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch.utils.data import Dataset
 
     from zoo_lightning.data import ImageData

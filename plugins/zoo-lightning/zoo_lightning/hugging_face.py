@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,6 @@ from zoo_core import errors
 from zoo_lightning.data import Parts, split_named, used_sides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from datasets import Dataset
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "class")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
 
 from zoo_core import errors
@@ -25,11 +27,6 @@ from zoo_lightning.data import (
     shortened,
     used_sides,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from torch import Tensor
 
 IGNORED = 255
 """The value of pixels that belong to no class: they are neither trained on nor measured."""

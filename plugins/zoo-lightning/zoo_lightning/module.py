@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,9 +22,6 @@ import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.augment import mixed_seed
 from zoo_lightning.strategies import require_schedule
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 METRIC = "val_score"
 """Accuracy, or mean average precision where an image has several classes."""

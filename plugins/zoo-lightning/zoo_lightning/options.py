@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core import errors
 from zoo_lightning.data import DATA_OF
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _NOT_FOR = {
     "classification": (),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_core import errors
 from zoo_lightning.coco import find_coco, read_coco
@@ -24,10 +25,6 @@ from zoo_lightning.data import (
 )
 from zoo_lightning.hugging_face import parts_of_dataset
 from zoo_lightning.mask_folders import find_masks, read_masks
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
 
 
 def read_data(

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from io import BytesIO
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from zoo_lightning.module import METRIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torch import nn
-
     from zoo_lightning.data import ImageData
 
 _PAGE = """<!doctype html>

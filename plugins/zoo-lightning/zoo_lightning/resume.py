@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,8 +20,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from zoo_core import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from lightning.pytorch import LightningModule, Trainer
     from torch import nn
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.tuner.tuning import Tuner
+from torch import nn
 
 import zoo_core as zoo
 from zoo_core import errors
@@ -32,12 +35,6 @@ from zoo_lightning.report import write_report
 from zoo_lightning.resume import POINT, begin, require_free, require_same_run, resumable, run_facts
 from zoo_lightning.strategies import require_processes, shards
 from zoo_lightning.tasks import build, evaluation_of, module_for, suited
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
-
-    from torch import nn
 
 REPORT, METRICS = "report.html", "metrics.json"
 _UNTIL = "until="

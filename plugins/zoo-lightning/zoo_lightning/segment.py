@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ from zoo_lightning.module import METRIC, FineTune
 from zoo_lightning.report import WORST, figure, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from torch.utils.data import DataLoader
 
     from zoo_lightning.data import ImageData

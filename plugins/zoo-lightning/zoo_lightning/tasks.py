@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation
 
 import zoo_core as zoo
 from zoo_core import errors
 from zoo_lightning.augment import sides_of
 from zoo_lightning.classify import evaluate_classifier
-from zoo_lightning.data import DATA_OF
+from zoo_lightning.data import DATA_OF, ImageData
 from zoo_lightning.data_loaders import collate_for, val_batch
 from zoo_lightning.detect import (
     DETECTORS,
@@ -27,9 +27,7 @@ from zoo_lightning.segment import FineTuneSegmenter, evaluate_segmenter
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.data import Dataset
 
-    from zoo_lightning.data import ImageData
     from zoo_lightning.report import Evaluation
 
 _MODULES: dict[str, type[FineTune]] = {

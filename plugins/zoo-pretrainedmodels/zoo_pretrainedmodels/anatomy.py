@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F  # noqa: N812 - the name everybody gives it
 from torch import Tensor, nn
@@ -13,9 +14,6 @@ from zoo_core.plugin import Anatomy, AnatomyError, Chain, Head, Stage, flatten
 from zoo_pretrainedmodels import library as lib
 from zoo_pretrainedmodels.measure import Row, by_resolution, head_at, residual_width, stages
 from zoo_pretrainedmodels.picklable_models import BNInception, bninception_features
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from copy import deepcopy
 from operator import add
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,6 @@ from torchvision import models
 
 from zoo_pretrainedmodels import library as lib
 from zoo_pretrainedmodels import picklable_models
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {
     models.AlexNet: picklable_models.AlexNet,

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from zoo_core.plugin import read_cards
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from zoo_core.plugin import Card
+from zoo_core.plugin import Card, read_cards
 
 
 def cards() -> Sequence[Card]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torchvision import models
@@ -10,8 +11,6 @@ from torchvision import models
 from zoo_pretrainedmodels.library import Xception
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
 
 _RENAMED: Mapping[type[nn.Module], Mapping[str, str]] = {

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_pretrainedmodels.build import build
 from zoo_pretrainedmodels.library import library
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _PACKAGE = Path(__file__).parent
 _DIGEST = re.compile(r"-([0-9a-f]{8,})\.pth$")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from torch import nn
 
 from zoo_core.plugin import AnatomyError, Head, Stage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Row = tuple[str, tuple[str, ...], int, int]
 """Name of a stage, paths of its modules, channels, stride."""

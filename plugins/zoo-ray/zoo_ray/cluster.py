@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core import errors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 _IN_FLIGHT = 2
 """Tasks of each actor: one that runs, and one whose images are there when it is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from timm.models import _builder, model_entrypoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from torch import Tensor, nn
 
     Filter = Callable[..., Mapping[str, Tensor]]

@@ -7,7 +7,8 @@ belongs to an architecture's name, and misses what options such as ``num_classes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,11 +16,8 @@ from zoo_core.plugin import AnatomyError, Head
 from zoo_timm.combined_heads import Apart, Averaged, Concatenated, PlusBestPatch, Weighed, image_and_patches, two_tokens
 from zoo_timm.timm_stages import row_for_class
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    Role = Literal["main", "aux", "distilled", "summed"]
-    Kind = Literal["linear", "conv"]
+Role = Literal["main", "aux", "distilled", "summed"]
+Kind = Literal["linear", "conv"]
 
 COMBINED = (Apart, Averaged, Concatenated, PlusBestPatch, Weighed, image_and_patches, two_tokens)
 """What models that were pickled by version 0.1 look for here."""

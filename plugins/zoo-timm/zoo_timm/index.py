@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -21,13 +22,8 @@ import torch
 from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_timm.accuracies import metrics_of
 from zoo_timm.categories import LISTS
-from zoo_timm.entrypoints import listening, loading_of
+from zoo_timm.entrypoints import Loading, listening, loading_of
 from zoo_timm.pruned import NAMES as PRUNED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from zoo_timm.entrypoints import Loading
 
 _PACKAGE = Path(__file__).parent
 _HUB = "https://huggingface.co"

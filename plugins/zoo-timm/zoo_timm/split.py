@@ -6,6 +6,7 @@ the classifier, which may be more than the layer that scores: what else is in th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +17,9 @@ from zoo_timm.heads import NAMES, around, attended, attends, first_token, is_tim
 from zoo_timm.timm_stages import layout, row_for_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from torch import Tensor, nn
 
-    Piece = Callable[[Any, Any], Any]
+Piece = Callable[[Any, Any], Any]
 
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 """Axes of a map with its channels first, and last, as the other one orders them."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from timm.models.crossvit import CrossVit
 from torch import nn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SIDE_BY_SIDE = (
     # The branches of RepVGG and MobileOne, until they are merged into one convolution.

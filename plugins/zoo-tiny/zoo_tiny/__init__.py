@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from zoo_core.plugin import Family, hookimpl
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @hookimpl

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_tiny.catalog import CHARACTERS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 WIDTHS = (16, 32, 64)
 """Channels of the three stages."""

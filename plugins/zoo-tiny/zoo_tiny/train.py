@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,9 +18,6 @@ from zoo_tiny.catalog import CHARACTERS
 from zoo_tiny.distort import clean, distorted
 from zoo_tiny.glyphs import HELD_OUT_FACES, TRAINING_FACES, Glyphs, draw
 from zoo_tiny.model import GlyphNet, glyphnet
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 BATCH = 128
 

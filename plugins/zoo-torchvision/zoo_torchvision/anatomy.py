@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchvision import models
@@ -10,8 +11,6 @@ from zoo_core.plugin import Anatomy, AnatomyError
 from zoo_torchvision import convnets, detection, segmentation, transformers, video
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from torch import nn
 
 

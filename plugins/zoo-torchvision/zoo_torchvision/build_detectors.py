@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 from torchvision.models import get_model_builder
 from torchvision.ops import FrozenBatchNorm2d
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _FROZEN_NORMS = {
     # The second versions, SSD and SSDlite train their norms, if they have any.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision.models import get_model_builder
 
 from zoo_core.plugin import ZooError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 _TRAINED_QUANTISED = "quantized_mobilenet_v3_large"
 

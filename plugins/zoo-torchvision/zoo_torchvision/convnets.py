@@ -7,26 +7,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.nn import functional
-from torchvision.models import ConvNeXt
+from torchvision.models import (
+    ConvNeXt,
+    DenseNet,
+    GoogLeNet,
+    Inception3,
+    MNASNet,
+    MobileNetV3,
+    RegNet,
+    ResNet,
+    ShuffleNetV2,
+    SqueezeNet,
+)
 
 from zoo_core.plugin import Anatomy, Chain, Head, InputScaling, flatten
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torchvision.models import (
-        DenseNet,
-        GoogLeNet,
-        Inception3,
-        MNASNet,
-        MobileNetV3,
-        RegNet,
-        ResNet,
-        ShuffleNetV2,
-        SqueezeNet,
-    )
 
-    Rows = tuple[tuple[str, tuple[str, ...]], ...]
+Rows = tuple[tuple[str, tuple[str, ...]], ...]
 
 _SHUFFLENET: Rows = (
     ("stem", ("conv1", "maxpool")),

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from zoo_core.plugin import Anatomy
+from zoo_core.plugin import Anatomy, Head, Stage
 from zoo_torchvision.convnets import resnet_rows
 from zoo_torchvision.measure import by_resolution, channels, first_convolution, head_at, in_sequence, resolutions
 
 if TYPE_CHECKING:
     from torchvision.models.detection import FCOS, SSD, FasterRCNN, RetinaNet
-
-    from zoo_core.plugin import Head, Stage
 
 _PRIOR = 0.01
 """How probable an object is at an anchor before training, as in the paper of RetinaNet (arXiv:1708.02002)."""

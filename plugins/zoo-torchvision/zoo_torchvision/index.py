@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torchvision
 from torchvision import models
 
 from zoo_core.plugin import Card, Licenses, Preprocessing, Weights, write_cards
 from zoo_torchvision import weights_options
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 _PACKAGE = Path(__file__).parent
 _DOCS = "https://docs.pytorch.org/vision/stable/models/generated/{}.html"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import nn
 from torchvision.models.densenet import _DenseBlock
@@ -17,9 +18,6 @@ from torchvision.models.video.s3d import SepInceptionBlock3D
 from torchvision.models.video.swin_transformer import PatchEmbed3d
 
 from zoo_core.plugin import AnatomyError, Head, Stage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Role = Literal["main", "aux", "summed", "box", "mask", "level"]
 

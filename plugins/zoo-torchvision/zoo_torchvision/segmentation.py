@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn import functional
 
-from zoo_core.plugin import Anatomy
+from zoo_core.plugin import Anatomy, Stage
 from zoo_torchvision.convnets import resnet_rows
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
-
-    from zoo_core.plugin import Stage
 
 _SITES = {"out": "classifier.4", "aux": "aux_classifier.4"}
 """The heads, by the name of their scores in what the model returns."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from zoo_core.plugin import Anatomy, Chain, Stage
 from zoo_torchvision.measure import by_resolution, first_convolution, head_at, in_sequence, stride
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torchvision.models import MaxVit, SwinTransformer, VisionTransformer
 
 

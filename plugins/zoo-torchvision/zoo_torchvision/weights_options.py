@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from zoo_core.plugin import Preprocessing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _VIT_IMAGE_SIZE = 224
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
@@ -29,10 +30,6 @@ from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Head
     from zoo_core.surgery.receipt import Outcome
 

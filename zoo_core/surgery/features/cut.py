@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from zoo_core.contract.chain import Chain
+from zoo_core.contract.chain import Chain, Step
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.editing import record_edit
 from zoo_core.surgery.features.extract import LeftOut, recorded, stage_index, tapped
 from zoo_core.surgery.features.forward import recompose, without_hooks
-from zoo_core.surgery.features.twin import own_hooks, replaced, with_unsaved_buffers
+from zoo_core.surgery.features.twin import Module, own_hooks, replaced, with_unsaved_buffers
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, unwrap
 from zoo_core.surgery.noise import noisy_copy
 from zoo_core.surgery.select import depths
@@ -24,13 +25,7 @@ from zoo_core.utils.compiled import as_before_compile
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.chain import Step
-    from zoo_core.surgery.features.twin import Module
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported, UsageError
-from zoo_core.surgery.features.twin import hooked, replaced, twin_of
+from zoo_core.surgery.features.twin import Hook, hooked, replaced, twin_of
 from zoo_core.surgery.inputs import example_input
 from zoo_core.surgery.metadata import anatomy_of, unwrap
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from zoo_core.surgery.features.twin import Hook
 
 _SIDE = 128
 """Pixels a side of the image that strides are measured with: two steps at the usual last stride of 32, twice over."""

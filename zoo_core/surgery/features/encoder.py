@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
 from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import module_path, names_to_extract, recorded, tapped
 from zoo_core.surgery.features.forward import with_pre_hooks, without_hooks
-from zoo_core.surgery.features.twin import hooked, own_hooks, replaced
+from zoo_core.surgery.features.twin import Hook, hooked, own_hooks, replaced
 from zoo_core.surgery.hold import held_paths
 from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, unwrap
@@ -25,10 +26,7 @@ from zoo_core.utils.arguments import check_count
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.surgery.features.twin import Hook
 
 
 _MAP = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.features.forward import Variant, run_forward, variant, without_variant
-from zoo_core.surgery.features.twin import REBINDING, Absent, replaced
+from zoo_core.surgery.features.twin import REBINDING, Absent, Module, replaced
 from zoo_core.surgery.inputs import example_like, naming_wrong_input
 from zoo_core.surgery.metadata import ATTRIBUTE, anatomy_of, cut_of, metadata_of, unwrap
 from zoo_core.surgery.select import copies_to_select
@@ -24,10 +24,7 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from zoo_core.contract.anatomy import Stage
-    from zoo_core.surgery.features.twin import Module
 
 
 @dataclass

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from zoo_core.contract.anatomy import Stage
+from zoo_core.contract.anatomy import Anatomy, Stage
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.noise import noise_like
 from zoo_core.utils.eval_mode import evaluating, inferring
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from torch import Tensor, nn
-
-    from zoo_core.contract.anatomy import Anatomy
 
 _MAP_AXES, _TOKEN_AXES, _SIGNAL_AXES = 4, 3, 2
 

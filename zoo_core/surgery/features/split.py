@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,6 @@ from zoo_core.surgery.head.mlp import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from zoo_core.contract.anatomy import Anatomy, Head
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -23,10 +24,7 @@ from zoo_core.surgery.metadata import ATTRIBUTE
 from zoo_core.utils.attributes import own_methods
 from zoo_core.utils.compiled import WRAPPED, inside_compiled, run_wrapped
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    Hook = Callable[[nn.Module, Any, Any], None]
+Hook = Callable[[nn.Module, Any, Any], None]
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.surgery.adapters import plain_names
@@ -15,9 +14,6 @@ from zoo_core.surgery.distributed import in_shards
 from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.metadata import is_known, metadata_of
 from zoo_core.utils.arguments import strict_arguments
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @strict_arguments

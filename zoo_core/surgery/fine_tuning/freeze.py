@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from torch import nn
@@ -16,8 +17,6 @@ from zoo_core.surgery.select import select
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch.optim import Optimizer
 
 

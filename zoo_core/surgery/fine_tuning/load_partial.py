@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.errors import LoadMismatch, NotSupported, UnknownPart, UsageError, ZooWarning
 from zoo_core.surgery.adapters import kept_aside, plain_name, plain_names
@@ -18,7 +19,7 @@ from zoo_core.surgery.distributed import refuse_sharded
 from zoo_core.surgery.editing import editing
 from zoo_core.surgery.load_state_dict import load_whole, warn_of_nonfinite
 from zoo_core.surgery.metadata import anatomy_of, is_known, metadata_of, unwrap
-from zoo_core.surgery.receipt import Receipt
+from zoo_core.surgery.receipt import Outcome, Receipt
 from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import strict_arguments
@@ -31,14 +32,7 @@ from zoo_core.weights.checkpoint.other_weights import warn_of_others
 from zoo_core.weights.checkpoint.read import open_checkpoint
 from zoo_core.weights.checkpoint.unsupported import loss_of_values, no_candidate, refuse_odd_tensors
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from torch import Tensor
-
-    from zoo_core.surgery.receipt import Outcome
-
-    State = Mapping[str, Tensor]
+State = Mapping[str, Tensor]
 
 _COUNTER = "num_batches_tracked"
 _ENOUGH = 0.5

@@ -6,7 +6,8 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,9 +26,6 @@ from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.only_errors import PYTREE, only_errors
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Model = TypeVar("Model", bound=nn.Module)
 

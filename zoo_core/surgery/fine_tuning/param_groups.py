@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +20,6 @@ from zoo_core.surgery.select import depths, in_head, patterns_in, select
 from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,6 @@ from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zoo_core.contract.anatomy import Head
 
 

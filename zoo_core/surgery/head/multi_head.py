@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import local
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from zoo_core.contract.chain import Chain
+from zoo_core.contract.chain import Chain, Step
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.changed_by_hand import OWN_FORWARD, RANDOM
 from zoo_core.surgery.head.mlp import WithOutput, output_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.contract.chain import Step
     from zoo_core.surgery.metadata import Metadata
 
 

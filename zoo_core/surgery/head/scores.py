@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import HeadMismatch
@@ -21,10 +21,6 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy, Head
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
@@ -29,7 +29,7 @@ from zoo_core.surgery.head.multi_head import (
 )
 from zoo_core.surgery.head.scores import classes_by_head, count_scores
 from zoo_core.surgery.inputs import example_input
-from zoo_core.surgery.metadata import anatomy_of, metadata_of, no_head, unwrap
+from zoo_core.surgery.metadata import Metadata, anatomy_of, metadata_of, no_head, unwrap
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.device import on_the_cpu
@@ -38,12 +38,7 @@ from zoo_core.utils.memory_format import follows, lay_last
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
     from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.surgery.metadata import Metadata
 
 
 @strict_arguments

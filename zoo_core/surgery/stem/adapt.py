@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -18,7 +19,10 @@ from zoo_core.surgery.inputs import channels_told
 from zoo_core.surgery.metadata import anatomy_of, metadata_of, unwrap
 from zoo_core.surgery.noise import placed
 from zoo_core.surgery.stem.filters import (
+    ChannelMap,
     Order,
+    Plan,
+    Policy,
     check_response,
     computes_filters,
     dense_filters,
@@ -37,10 +41,7 @@ from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zoo_core.contract.anatomy import Anatomy, InputScaling
-    from zoo_core.surgery.stem.filters import ChannelMap, Plan, Policy
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal, NoReturn, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,6 @@ from torch.func import functional_call
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FRAMES = 16

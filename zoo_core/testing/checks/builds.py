@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import pickle
 import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -25,8 +26,6 @@ from zoo_core.testing.under_test import DETECTORS, built_with, by_shapes, inputs
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
     from zoo_core.contract.card import Card
 
 _VECTOR_AXES = 2

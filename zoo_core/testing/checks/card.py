@@ -8,17 +8,13 @@ from collections import Counter
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from zoo_core.contract.card import Preprocessing
+from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
 from zoo_core.contract.labels import named
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Licenses, Weights
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _RESERVED = ("default", "none")

@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from zoo_core.errors import ZooError
 from zoo_core.recipe.load import load
@@ -21,8 +22,6 @@ from zoo_core.testing.under_test import by_shapes, inputs_of, model_under_test, 
 from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from zoo_core.contract.card import Card
 
 

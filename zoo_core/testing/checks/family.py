@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
 
 from zoo_core.contract.card import Card
 from zoo_core.registry.zoo import current_zoo
@@ -18,9 +18,6 @@ from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.verdicts import declared
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.paths import import_path
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
 _HEAVY = ("torch",)
 _SAYS = ("HEAVY", "NETWORK", "PRINTS", "CARDS")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.branch import branch
@@ -33,10 +35,6 @@ from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Tensor, nn
-
     from zoo_core.contract.anatomy import Anatomy
     from zoo_core.contract.card import Card
 

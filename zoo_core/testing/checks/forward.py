@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
@@ -35,8 +36,6 @@ from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from zoo_core.contract.card import Card
 
 _ROUNDING = 1e-3

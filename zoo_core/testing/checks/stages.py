@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, pairwise
 from math import prod
@@ -22,8 +23,6 @@ from zoo_core.utils.duplicate import without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from zoo_core.contract.anatomy import Anatomy, Stage
     from zoo_core.contract.card import Card
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from zoo_core.build.construct import construct
@@ -30,10 +31,6 @@ from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor, nn
-
     from zoo_core.contract.card import Card
 
 _CHANNELS = (1, 4)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo_core.build.construct import construct
 from zoo_core.errors import ZooError
@@ -30,10 +31,6 @@ from zoo_core.utils.attributes import get_attribute
 from zoo_core.utils.duplicate import duplicate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from torch import Tensor
-
     from zoo_core.contract.card import Card
 
 NUM_CLASSES = 9

@@ -6,6 +6,8 @@ import io
 import os
 import re
 import tarfile
+from collections.abc import Iterable
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from zoo_core.errors import CacheError, DigestMismatch, ZooError
@@ -18,9 +20,6 @@ from zoo_core.weights.download.disk import disk_errors, read_error, require_spac
 from zoo_core.weights.download.partial import Partial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
     from zoo_core.weights.cache.inventory import Kept
     from zoo_core.weights.cache.store import Cache
 

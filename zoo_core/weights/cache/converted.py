@@ -15,10 +15,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
 import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +44,6 @@ from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.partial import Partial
 
 if TYPE_CHECKING:
-    import io
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from zoo_core.weights.request import Artefact
 
 FOLDER = "converted"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import unquote
 
 from zoo_core.errors import CacheError, UsageError
@@ -14,13 +15,7 @@ from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils import no_follow
 from zoo_core.weights.cache.converted import copies
 from zoo_core.weights.cache.refs import Ref, read_ref
-from zoo_core.weights.cache.store import shared_object
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from zoo_core.weights.cache.store import Cache
+from zoo_core.weights.cache.store import Cache, shared_object
 
 
 @dataclass(frozen=True)

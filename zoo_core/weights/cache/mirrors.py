@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -20,8 +21,6 @@ from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from zoo_core.weights.cache.inventory import Kept
     from zoo_core.weights.cache.store import Cache
     from zoo_core.weights.transport.policy import Policy

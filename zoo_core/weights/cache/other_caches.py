@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +15,14 @@ from zoo_core.errors import Untrusted
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.cache.refs import pinned
-from zoo_core.weights.cache.store import Entry
+from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.download.disk import read_error
 from zoo_core.weights.download.from_sources import download
 from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.urls import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from zoo_core.contract.card import Card
-    from zoo_core.weights.cache.store import Cache
 
 _HUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/resolve/([^/]+)/(.+?)(?:\?.*)?")
 

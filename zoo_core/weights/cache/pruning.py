@@ -7,7 +7,9 @@ import os
 import stat
 import time
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import ZooWarning
@@ -19,9 +21,6 @@ from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.download.partial import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
     from zoo_core.weights.cache.store import Cache
 
 _FRESH = 600.0

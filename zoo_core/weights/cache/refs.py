@@ -6,16 +6,13 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import quote
 
 from zoo_core.errors import CacheError, DigestMismatch
 from zoo_core.utils import no_follow
 from zoo_core.weights import digest as digests
 from zoo_core.weights.digest import Stamp
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _LONGEST = 180
 _SAFE_FILE = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*")

@@ -6,7 +6,7 @@ import contextlib
 import stat
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from zoo_core import settings
 from zoo_core.errors import CacheError
@@ -18,12 +18,7 @@ from zoo_core.weights.cache.location import cache_folder, is_only_found, write_t
 from zoo_core.weights.cache.refs import Ref, fresh_ref, read_ref, ref_name
 from zoo_core.weights.digest import Stamp
 from zoo_core.weights.download.disk import disk_errors, move_aside, read_error, refuse_mode
-from zoo_core.weights.request import Artefact
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zoo_core.weights.request import Request
+from zoo_core.weights.request import Artefact, Request
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core.errors import ZooWarning
 from zoo_core.weights.checkpoint.names import BUFFERS, PARALLEL, TRANSPARENT, under, without_wrappers
 from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "params")
 """Keys under which training scripts keep the state dict among other things, the likeliest first."""

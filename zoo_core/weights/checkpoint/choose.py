@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,11 @@ from zoo_core.weights.checkpoint.names import (
     without_parallel,
 )
 from zoo_core.weights.checkpoint.unsupported import no_candidate, refuse_odd_tensors, unsupported_kind
-from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from zoo_core.weights.formats.plain_pickle import Foreign
 
-    Shapes = Mapping[str, tuple[int, ...]]
-    import os
+Shapes = Mapping[str, tuple[int, ...]]
 
 _MOST = 8
 """Prefixes of one state dict that are looked at: names that end alike by chance make some."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import isqrt
@@ -15,12 +15,10 @@ from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.formats.plain_pickle import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from zoo_core.weights.checkpoint.candidates import Candidate
     from zoo_core.weights.checkpoint.read import Checkpoint
 
-    Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 _MATRIX, _KERNEL = 2, 4
 _EXTRA_TOKENS = (1, 0, 2, 5, 4, 8)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from zoo_core.errors import Unreadable, ZooWarning
 from zoo_core.text import first_few
 from zoo_core.utils.paths import is_folder
-from zoo_core.weights.checkpoint.candidates import candidates, is_training
+from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training
 from zoo_core.weights.checkpoint.names import fits, under
 from zoo_core.weights.checkpoint.read import (
     INDEX,
@@ -22,12 +24,6 @@ from zoo_core.weights.checkpoint.read import (
 )
 from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.formats.outline import is_tensor, outline_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from zoo_core.weights.checkpoint.candidates import Candidate
 
 _PICKLED = ".pkl"
 """How accelerate ends the name of what a script has registered for checkpointing, such as averages of the weights."""

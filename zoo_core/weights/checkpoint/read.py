@@ -6,6 +6,7 @@ No code in a file is ever run. What needs torch is imported when it is needed, s
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import zipfile
@@ -25,8 +26,6 @@ from zoo_core.weights.formats.outline import is_tensor, outline_of
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
 
 if TYPE_CHECKING:
-    import os
-
     from torch import Tensor
 
 INDEX = ".index.json"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import Unreadable
@@ -13,11 +16,6 @@ from zoo_core.weights.formats.outline import OddTensor, Outline, is_tensor
 from zoo_core.weights.formats.plain_pickle import Foreign
 
 if TYPE_CHECKING:
-    import os
-    import re
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from torch import Tensor
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from zoo_core.errors import CacheError, ZooError
 from zoo_core.utils import no_follow
 from zoo_core.weights.digest import Stamp
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 def refuse_odd(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
@@ -14,15 +15,12 @@ from zoo_core.weights.download.partial import Partial, progress
 from zoo_core.weights.download.progress_bar import progress_bar
 from zoo_core.weights.download.transfer import Transfer
 from zoo_core.weights.formats.sniff import describe
-from zoo_core.weights.request import Artefact
+from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
 from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import host_of, shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zoo_core.weights.request import Request
     from zoo_core.weights.transport.source_protocol import Source
 
 Advance = Callable[[int, int | None], None]

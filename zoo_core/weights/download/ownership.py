@@ -12,17 +12,15 @@ import shutil
 import socket
 import stat
 import time
+from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import filelock
 
 from zoo_core.errors import CacheError
 from zoo_core.utils import no_follow
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from io import FileIO
 
 _POLL = 0.05
 _LOCKS = 4

@@ -11,7 +11,10 @@ import contextlib
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Self
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from zoo_core.errors import ZooError
 from zoo_core.utils import no_follow
@@ -29,11 +32,6 @@ from zoo_core.weights.download.ownership import (
     own_name,
     surely_dead,
 )
-
-if TYPE_CHECKING:
-    from io import FileIO
-    from pathlib import Path
-    from types import TracebackType
 
 _BLOCK = 1 << 20
 _FLUSH_FROM = 32 << 20

@@ -14,17 +14,16 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from zoo_core.utils import no_follow
 from zoo_core.weights.transport.failures import Failure, StaleRange, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from types import TracebackType
-
     from zoo_core.weights.download.partial import Partial
     from zoo_core.weights.transport.policy import Policy
     from zoo_core.weights.transport.source_protocol import Source

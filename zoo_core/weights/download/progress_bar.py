@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from zoo_core import settings
 from zoo_core.text import visible
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _EVERY = 30.0
 """Seconds between two lines: services that run jobs end one that has been silent for some minutes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
@@ -13,8 +14,6 @@ from zoo_core.weights.download.pieces import Pieces
 from zoo_core.weights.transport.failures import Permanent, StaleRange, Transient, WrongContent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from zoo_core.weights.download.partial import Partial
     from zoo_core.weights.transport.policy import Policy
     from zoo_core.weights.transport.source_protocol import Reply, Source

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 from zoo_core.errors import Unreadable
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import BinaryIO
-
 
 LONGEST_HEADER = 100_000_000
 _TAIL = 65_536 + 22

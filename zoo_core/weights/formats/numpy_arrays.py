@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo_core.weights.formats.plain_pickle import Foreign, Later, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     from numpy.lib.npyio import NpzFile
     from torch import Tensor
 

@@ -9,18 +9,16 @@ import json
 import stat
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from zoo_core.weights.formats import sniff
 from zoo_core.weights.formats.memory_limits import LONGEST_HEADER, require_small_directory, require_small_json
 from zoo_core.weights.formats.numpy_arrays import numpy_calls
 from zoo_core.weights.formats.plain_pickle import Name, Unpickler, require
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 _HEAD = 512
 BUDGET = 4

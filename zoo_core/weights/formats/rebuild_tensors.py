@@ -7,21 +7,17 @@ so that an error can name it.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from zoo_core.weights.formats.memory_limits import require_modest
 from zoo_core.weights.formats.numpy_arrays import numpy_calls, tensor_of
 from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, STORAGES, UTILS, OddTensor, wrapped
 from zoo_core.weights.formats.plain_pickle import Name, require
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
 
 DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _) in STORAGES.items()}
 """Dtypes by the name before ``Storage``; the numbers of an untyped one are bytes until a tensor says what they are."""

@@ -8,20 +8,17 @@ reads such a file, and finds the fillers in it too.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import in_utf8
 from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_header
 from zoo_core.weights.formats.plain_pickle import NotPlain
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor
 
 ALIGNMENT = 64
 _NAMES = "zoo.names"

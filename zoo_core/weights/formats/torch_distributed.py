@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo_core.errors import Unreadable
 from zoo_core.weights.formats.memory_limits import require_small_directory
 from zoo_core.weights.formats.plain_pickle import Foreign, Unpickler, require
 from zoo_core.weights.formats.rebuild_tensors import CALLS, CONSTANTS
 from zoo_core.weights.formats.torch_zip import read_plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
 
 _LARGEST = 64 << 20
 """Bytes of the largest index."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import mmap
 import struct
 import tarfile
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo_core.weights.formats.memory_limits import require_modest
 from zoo_core.weights.formats.outline import BUDGET
@@ -22,13 +25,6 @@ from zoo_core.weights.formats.rebuild_tensors import (
     is_count,
     storage_id,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
 
 _MOST_AXES = 64
 

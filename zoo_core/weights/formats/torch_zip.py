@@ -7,8 +7,10 @@ it is read.
 from __future__ import annotations
 
 import sys
+import zipfile
 import zlib
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import torch
@@ -17,10 +19,6 @@ from zoo_core.utils.paths import in_utf8
 from zoo_core.weights.formats.outline import BUDGET
 from zoo_core.weights.formats.plain_pickle import NotPlain, Unpickler, require
 from zoo_core.weights.formats.rebuild_tensors import CALLS, CONSTANTS, Storage, storage_id
-
-if TYPE_CHECKING:
-    import zipfile
-    from pathlib import Path
 
 _LOCAL_HEADER = 30
 """Bytes before each member of a zip archive, up to its name and whatever else is said of it there."""

@@ -14,6 +14,8 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -30,9 +32,6 @@ from zoo_core.weights.transport.source_protocol import Reply
 from zoo_core.weights.transport.urls import host_of, is_ambiguous, is_loopback, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
-
     from zoo_core.weights.transport.policy import Policy
 
 _HOPS = 10

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo_core.errors import FetchError, ZooError
 from zoo_core.weights import digest as digests
 from zoo_core.weights.transport.urls import is_loopback
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _HUB = "https://huggingface.co"
 _LONGEST_TOKEN = 500

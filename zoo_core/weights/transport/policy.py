@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from zoo_core import settings
 from zoo_core.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DEFAULT_TIMEOUT = 15.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from functools import reduce
 from importlib.resources import files
 from importlib.resources.readers import MultiplexedPath
@@ -19,7 +20,6 @@ from zoo_core.weights.transport.source_protocol import Reply, Source
 from zoo_core.weights.transport.urls import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
     from zoo_core.weights.transport.policy import Policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,6 @@ from zoo_core import settings
 from zoo_core.errors import LicenseRefused, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zoo_core.contract.card import Licenses
 
 PARTS = ("code", "weights", "data")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from zoo_core import settings
@@ -22,10 +23,6 @@ from zoo_core.utils.atomic_write import write_anew
 from zoo_core.utils.paths import expand, is_file
 from zoo_core.utils.private_files import believed
 from zoo_core.weights import digest as digests
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 
 _NAME = re.compile(r"[^/]+/[^@]+@.+", re.DOTALL)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,6 @@ from zoo_core.weights.transport.urls import shown
 from zoo_core.weights.trust.licenses import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from zoo_core.weights.trust.lock import Locked
 
 

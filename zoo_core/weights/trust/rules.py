@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -9,15 +11,11 @@ from zoo_core import settings
 from zoo_core.errors import CacheError, DigestMismatch, Offline, Untrusted, UsageError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.weights import digest as digests
-from zoo_core.weights.cache.refs import read_ref
+from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.transport.urls import is_loopback, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     from zoo_core.contract.card import Weights
-    from zoo_core.weights.cache.refs import Ref
     from zoo_core.weights.trust.lock import Locked
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 import zoo_core as zoo
-from zoo_tiny.demo.train_on_digits import DIGITS, as_input
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zoo_tiny.demo.train_on_digits import Digits
+from zoo_tiny.demo.train_on_digits import DIGITS, Digits, as_input
 
 SHOWN = 9
 

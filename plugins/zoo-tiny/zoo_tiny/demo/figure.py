@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_tiny.demo.train_on_digits import DIGITS, EXAMPLES
+from zoo_tiny.demo.train_on_digits import DIGITS, EXAMPLES, Digits, Outcome
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
-
-    from zoo_tiny.demo.train_on_digits import Digits, Outcome
 
 _ROWS, _COLUMNS, _OF_EACH = 3, 6, 2
 _TRAINED, _UNTRAINED, _QUIET = "#0b5cad", "#c05a00", "#5f6670"

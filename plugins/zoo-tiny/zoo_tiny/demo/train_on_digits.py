@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 import zoo_core as zoo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 DIGITS = "123456789"
 """The classes. Zero is left out, so that nine classes are not the number any library would guess."""
