@@ -75,6 +75,22 @@ def test_synchronized_norms_are_held_in_the_place_of_held_ones(convert):
     assert all(norm.training for norm in norms)
 
 
+def test_norms_with_copies_of_frozen_parameters_are_frozen_in_the_place_of_held_ones(model):
+    timm.layers.convert_splitbn_model(zoo.freeze(model, until="layer3"))
+    assert {name.partition(".")[0] for name, each in model.named_parameters() if each.requires_grad} == {"layer3", "fc"}
+    before = copy.deepcopy(model.state_dict())
+    train(model)
+    assert drift(model, before) == {}
+    zoo.unfreeze(model)
+    assert all(each.requires_grad for each in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+def test_converting_norms_that_another_library_has_unfrozen_leaves_them_so(model):
+    zoo.freeze(model).train().requires_grad_(True)
+    assert all(module.training for module in timm.layers.convert_splitbn_model(model).train().modules())
+
+
 def test_converting_frozen_norms_warns_before_anything_moved(model):
     before = copy.deepcopy(zoo.freeze(model).state_dict())
     with pytest.warns(zoo.ZooWarning, match=r"are no longer held in eval mode, such as 'layer1\.bn1'") as caught:

@@ -218,14 +218,20 @@ register_module_buffer_registration_hook(_keep_statistics)  # type: ignore[arg-t
 
 
 def _hold_what_takes_over(parent: nn.Module, name: str, module: nn.Module | None) -> None:
-    """Hold a norm that takes the statistics of a held one with it into its place, as synchronized norms do."""
+    """Hold and freeze a norm that takes the statistics of a held one with it into its place, as converters put it.
+
+    Synchronized norms take the parameters too; timm's ``SplitBatchNorm2d`` has copies of them, which would train.
+    """
     before = parent._modules.get(name)  # noqa: SLF001 - get_submodule would raise
     held = before.__dict__.get("train") if before is not None else None
-    if not isinstance(held, Held) or module is None or module is before or is_held(module):
+    if not isinstance(held, Held) or module is None or module is before or is_held(module) or held.is_unfrozen():
         return
     mean = getattr(module, "running_mean", None)
     if mean is not None and mean is getattr(before, "running_mean", None):
-        hold(module, held.root() if held.root is not None else None)
+        if held.frozen:
+            module.requires_grad_(False)  # noqa: FBT003 - torch takes it by position only
+        for _, each in stateful(module, whole=True):
+            hold(each, held.root() if held.root is not None else None)
 
 
 register_module_module_registration_hook(_hold_what_takes_over)

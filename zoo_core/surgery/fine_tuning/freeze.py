@@ -40,8 +40,8 @@ def freeze(
     mode even after ``model.train()``; what recalibrates norms, such as ``update_bn`` and stochastic weight averaging,
     leaves theirs alone. Classes and state-dict keys do not change, and :func:`unfreeze` undoes all of it, as does a
     callback of another library that gives the parameters of a norm their gradients back. What is already frozen stays
-    frozen. What ``SyncBatchNorm.convert_sync_batchnorm`` puts in the place of frozen norms is frozen alike;
-    :func:`zoo_core.drift` says when a norm that was frozen is no longer held.
+    frozen. What ``SyncBatchNorm.convert_sync_batchnorm`` or timm's ``convert_splitbn_model`` puts in the place of norms
+    in eval mode is frozen alike; :func:`zoo_core.drift` says when a norm that was frozen is no longer held.
 
     Args:
         model: A model from ``zoo.get`` or ``zoo.adopt``; changed in place.
