@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from zoo_core.build.skip_init import without_values
+from zoo_core.contract.anatomy import Anatomy
+from zoo_core.contract.card import Card
 from zoo_core.errors import FamilyUnavailable, UsageError, ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import Metadata, attach
@@ -17,8 +19,6 @@ from zoo_core.surgery.receipt import Outcome, Receipt
 from zoo_core.tracing.trace import trace
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.card import Card
     from zoo_core.registry.families import Member
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode  # where torch's own 
 from torch.utils.flop_counter import flop_registry
 
 from zoo_core.build.construct import as_published
+from zoo_core.contract.card import Card
 from zoo_core.contract.cost_files import Cost, Parts
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.metadata import anatomy_of
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 _LISTS = ("detection", "keypoints")
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from zoo_core.contract.anatomy import Head
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.head.fit import fitted
 from zoo_core.surgery.head.mlp import TokenNorm
@@ -23,9 +24,6 @@ from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.surgery.stem.filters import input_channels_of
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Head
 
 Tensors = Mapping[str, Any]
 

@@ -19,6 +19,7 @@ from zoo_core.build.load import fill, fill_packed, fill_with_nothing, operate
 from zoo_core.build.own_file import build_own
 from zoo_core.build.place import place
 from zoo_core.build.request import Freeze, ModelRequest
+from zoo_core.contract.card import Card, Weights
 from zoo_core.errors import UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.fine_tuning.freeze import freeze as freeze_parts
@@ -38,7 +39,6 @@ from zoo_core.weights.transport.urls import shown
 from zoo_core.weights.trust.lock import held_tag
 
 if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Weights
     from zoo_core.surgery.head.fit import HeadLike
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".npz", ".pkl", ".safetensors")

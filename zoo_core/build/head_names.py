@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.build.file_shape import head_in_file, tensors_at, under_name
+from zoo_core.contract.anatomy import Head
 from zoo_core.errors import ZooWarning
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.weights.checkpoint.names import BUFFERS, fits
 
 if TYPE_CHECKING:
     from zoo_core.build.request import ModelRequest
-    from zoo_core.contract.anatomy import Head
     from zoo_core.weights.checkpoint.choose import Choice
 
 Tensors = Mapping[str, Any]

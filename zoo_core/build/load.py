@@ -7,6 +7,7 @@ from dataclasses import replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from zoo_core.contract.card import Weights
 from zoo_core.surgery.head.swap import keypoint_site, swap_head, swap_keypoints
 from zoo_core.surgery.load_state_dict import is_packed, load_packed, load_state, packed_state_in
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.build.request import ModelRequest
-    from zoo_core.contract.card import Weights
     from zoo_core.weights import Artefact
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.contract.anatomy import Head
 from zoo_core.errors import LoadMismatch
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.layers import is_bias
@@ -18,7 +19,6 @@ from zoo_core.weights.checkpoint.names import BUFFERS, fits
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.contract.anatomy import Head
     from zoo_core.weights.checkpoint.choose import Choice
     from zoo_core.weights.checkpoint.read import Checkpoint
 

@@ -33,6 +33,7 @@ from zoo_core.build.head_names import take_head_beside, take_renamed_head
 from zoo_core.build.load import loses_head
 from zoo_core.build.misfit import explained
 from zoo_core.build.pickled_layers import differences, in_words, meet_layers, options_in
+from zoo_core.contract.card import Card, Weights
 from zoo_core.errors import LoadMismatch, Unreadable, ZooError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.fit import fitted
@@ -49,7 +50,6 @@ from zoo_core.weights.checkpoint.unsupported import refuse_odd_tensors
 
 if TYPE_CHECKING:
     from zoo_core.build.request import ModelRequest
-    from zoo_core.contract.card import Card, Weights
     from zoo_core.weights import Artefact
     from zoo_core.weights.checkpoint.read import Checkpoint
     from zoo_core.weights.formats.plain_pickle import Foreign

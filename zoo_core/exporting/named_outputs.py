@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.card import Preprocessing
 from zoo_core.errors import NotSupported
 from zoo_core.recipe.open_model import gives_features
 from zoo_core.surgery.features.encoder import Encoder
 from zoo_core.surgery.head.scores import Outputs
 from zoo_core.surgery.metadata import unwrap
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Preprocessing
 
 _RGB = 3
 _AUXILIARY = "aux"

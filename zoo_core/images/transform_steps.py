@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812 - the name torchvision's own pages give it
 
+from zoo_core.contract.card import Preprocessing
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.text import close_matches, did_you_mean
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Preprocessing
-
 
 _GREY, _RGB = 1, 3
 _FEWEST_AXES = 3

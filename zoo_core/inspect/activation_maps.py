@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.inspect.overlay import Array, enlarged, overlay, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, running_on
@@ -24,8 +25,6 @@ from zoo_core.utils.eval_mode import inferring
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from zoo_core.contract.anatomy import Stage
 
 
 _TOKENS, _MAP = 3, 4

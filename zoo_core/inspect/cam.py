@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name torch's own pages give it
 
+from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
 from zoo_core.inspect.activation_maps import map_in
 from zoo_core.inspect.overlay import Array, enlarged, overlay, resized_map, save_image, to_html, view_of
@@ -30,8 +31,6 @@ from zoo_core.utils.arguments import strict_arguments
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from zoo_core.contract.anatomy import Stage
 
 METHODS = {
     "gradcam": "GradCAM",

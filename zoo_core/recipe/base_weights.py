@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo_core.build.load import fill
 from zoo_core.build.request import ModelRequest
+from zoo_core.contract.card import Card, Weights
 from zoo_core.errors import NotSupported, UnknownTag, Unreadable, WeightsError
 from zoo_core.recipe.rebuild import Limit, card_of, rebuild
 from zoo_core.recipe.record import FORMAT, Recipe
@@ -22,7 +23,6 @@ from zoo_core.weights.proven_file import obtain
 from zoo_core.weights.transport.urls import needs_network
 
 if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Weights
     from zoo_core.weights import Artefact
 
 

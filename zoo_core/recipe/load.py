@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.build.place import place
+from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record
 from zoo_core.errors import NotSupported, UnknownPart, Unreadable, UsageError
 from zoo_core.recipe import state
@@ -30,9 +30,6 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.device import default_device, usable_device
 from zoo_core.utils.paths import expand
 from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Preprocessing
 
 
 @strict_arguments

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo_core.build.construct import construct
+from zoo_core.contract.card import Card
 from zoo_core.errors import UnknownFamily, UnknownModel, Unreadable, ZooError
 from zoo_core.recipe.edits import from_plain, repeat
 from zoo_core.recipe.edits_by_hand import may_be_set
@@ -20,7 +21,6 @@ from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
     from zoo_core.recipe.record import Recipe
 
 _SPARE = 1 << 26

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import distributed, nn
 
+from zoo_core.contract.card import Card, Preprocessing
 from zoo_core.contract.card_file import preprocessing_to_record
 from zoo_core.errors import NotSupported, UsageError, WeightsError, ZooWarning
 from zoo_core.images.preprocessing import fitting, with_preprocessing
@@ -31,9 +31,6 @@ from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.hooks import FORWARD, hooks_of
 from zoo_core.utils.memory_format import is_channels_last
 from zoo_core.utils.paths import expand
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Preprocessing
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.contract.card import Preprocessing
 from zoo_core.contract.card_file import preprocessing_from_record, preprocessing_to_record
 from zoo_core.errors import DigestMismatch, Unreadable, UsageError, WeightsError
 from zoo_core.images.preprocessing import current_preprocessing
@@ -27,8 +28,6 @@ from zoo_core.weights.hub_folder import fetch_folder, is_hub_name
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zoo_core.contract.card import Preprocessing
 
 _DIGITS = 8
 """Of the digest, in the name of the tensors' file."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.build.get import get
+from zoo_core.contract.card import Preprocessing
 from zoo_core.errors import ZooError
 from zoo_core.recipe.rebuild import Limit, options_of
 from zoo_core.recipe.save_folder import preprocessing_of_save
@@ -16,7 +17,6 @@ from zoo_core.weights.formats.safetensors import read_safetensors
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.contract.card import Preprocessing
     from zoo_core.recipe.record import Recipe
 
 _PLAIN = {"swap_head", "adapt_stem", "set_preprocessing", "freeze", "unfreeze"}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from zoo_core.contract.anatomy import Anatomy, Head
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import run_forward, with_hooks, with_pre_hooks
@@ -18,9 +19,6 @@ from zoo_core.surgery.layers import has_nothing_to_score_with, input_width, laye
 from zoo_core.surgery.noise import noise, noise_like
 from zoo_core.surgery.structure import under
 from zoo_core.utils.eval_mode import inferring
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
 
 OWN_FORWARD = "it was changed by hand, and its forward does not end with its head"
 """Of ``Anatomy.indivisible``: what :func:`with_own_forward` says where nothing can be split off."""

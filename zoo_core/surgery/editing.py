@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.errors import NotSupported, ZooWarning
 from zoo_core.surgery.distributed import refuse_sharded, renewing
 from zoo_core.surgery.head.describe import describe_all
@@ -20,7 +21,6 @@ from zoo_core.surgery.structure import tensors_of
 from zoo_core.utils.hooks import hooks_of
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.surgery.receipt import Outcome
 
 

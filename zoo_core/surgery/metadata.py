@@ -14,6 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.anatomy import CANDIDATES, NO_LAYER, UNPROVEN, Anatomy
+from zoo_core.contract.card import Card, Preprocessing, Weights
 from zoo_core.errors import NotAZooModel, NotSupported
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.adapters import plain_names
@@ -26,7 +27,6 @@ from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.compiled import as_before_compile, without_compiled
 
 if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Preprocessing, Weights
     from zoo_core.surgery.receipt import Outcome, Receipt
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.errors import UnknownPart, UsageError
 from zoo_core.surgery.changed_by_hand import sequence_around
 from zoo_core.surgery.metadata import anatomy_of, cut_of, is_unproven, metadata_of, no_head, unwrap
@@ -16,8 +17,6 @@ from zoo_core.utils.compiled import as_before_compile, without_compiled
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from zoo_core.contract.anatomy import Anatomy
 
 
 def tensor_names(model: nn.Module) -> list[str]:

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, takewhile
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.surgery.features.forward import forward_of
 from zoo_core.utils.compiled import WRAPPED, as_before_compile
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
 
 WALKED = nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict
 """The modules that a forward walks through and does not call, so that they are no layers."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
+from zoo_core.contract.anatomy import Head
+from zoo_core.contract.card import Card
 from zoo_core.errors import UsageError
 from zoo_core.registry.lookup_errors import unknown_task
 from zoo_core.registry.zoo import current_zoo
@@ -27,9 +29,6 @@ from zoo_core.text import close_matches, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from zoo_core.contract.anatomy import Head
-    from zoo_core.contract.card import Card
 
 
 CHECKS: tuple[Callable[[Card], None], ...] = (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 from unittest import SkipTest
 
+from zoo_core.contract.card import Card
 from zoo_core.testing.checks.family import FAMILY_CHECKS, check_globs
 from zoo_core.testing.choosing import Sample, cards_named, checks_of, sampled, shard, short_name
 from zoo_core.testing.findings import NonConformance
@@ -14,8 +15,6 @@ from zoo_core.testing.verdicts import Verdict, declared, judge, judge_family
 
 if TYPE_CHECKING:
     import pytest
-
-    from zoo_core.contract.card import Card
 
 
 class Conformance:

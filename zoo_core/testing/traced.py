@@ -16,22 +16,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import torch
 
 from zoo_core.build.get import get
+from zoo_core.contract.anatomy import Anatomy
+from zoo_core.contract.card import Card
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.choosing import shard
 from zoo_core.testing.under_test import DETECTORS
 from zoo_core.tracing.trace import trace
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.card import Card
 
 MILLION = 1_000_000
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from zoo_core.build.construct import construct
 from zoo_core.build.get import get
+from zoo_core.contract.anatomy import Anatomy, Head
+from zoo_core.contract.card import Card
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of
@@ -23,10 +25,6 @@ from zoo_core.testing.findings import NotChecked, only_shapes, require
 from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
-    from zoo_core.contract.card import Card
 
 _IMAGE = 3
 """Numbers of an input_size that has channels, rows and columns."""

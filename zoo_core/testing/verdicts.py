@@ -9,19 +9,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from unittest import SkipTest
 
+from zoo_core.contract.card import Card
 from zoo_core.errors import NotSupported, ZooError, raised_in
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.testing.choosing import short_name
 from zoo_core.testing.findings import NonConformance, require, values_missed
 from zoo_core.testing.under_test import by_shapes
 from zoo_core.utils.meta_shapes import MetaShapes
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
-
 
 _IN = "\n  in: "
 Outcome = Literal["passed", "failed", "refused", "expected", "skipped"]

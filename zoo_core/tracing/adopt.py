@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo_core.build.construct import anatomy_for
+from zoo_core.contract.anatomy import Anatomy
+from zoo_core.contract.card import Card
 from zoo_core.errors import AnatomyError, UsageError, ZooWarning
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.changed_by_hand import with_all_layers
@@ -27,10 +29,6 @@ from zoo_core.tracing.trace import Trace, trace
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.card import Card
 
 
 @strict_arguments

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch.utils._pytree import tree_iter
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.surgery.select import depths_in, tensor_names
 from zoo_core.surgery.structure import WALKED, under
 from zoo_core.tracing.recording import Dataflow, Ref
@@ -15,7 +16,6 @@ from zoo_core.tracing.recording import Dataflow, Ref
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo_core.contract.anatomy import Anatomy
     from zoo_core.tracing.passes import Passes
 
 

@@ -6,17 +6,15 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from torch.utils._pytree import tree_flatten_with_path, tree_iter
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.errors import NotSupported
 from zoo_core.tracing.last_layers import IMAGES
 from zoo_core.tracing.program import ItemOf
 from zoo_core.tracing.recording import Call, Dataflow, Op, Ref
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
 
 Reads = Mapping["Layout", ItemOf | None]
 

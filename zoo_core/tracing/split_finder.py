@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
+from zoo_core.contract.anatomy import Anatomy, Head
 from zoo_core.contract.chain import Chain
 from zoo_core.surgery.changed_by_hand import RANDOM
 from zoo_core.surgery.features.split import Backbone, RunTo
@@ -23,7 +24,6 @@ from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.meta_shapes import MetaShapes
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.tracing.feature_maps import Grid
 
 Piece = Callable[[Any, Any], Any]

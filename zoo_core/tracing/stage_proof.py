@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from zoo_core.contract.anatomy import Anatomy, Stage
 from zoo_core.tracing.feature_maps import (
     SeveralMaps,  # noqa: F401 - pickles of before name it here
 )
@@ -12,7 +13,6 @@ from zoo_core.tracing.last_layers import VECTORS, Layers
 from zoo_core.tracing.stage_finder import in_two_layouts
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Stage
     from zoo_core.tracing.feature_maps import Grid
     from zoo_core.tracing.passes import Passes
     from zoo_core.tracing.recording import Dataflow

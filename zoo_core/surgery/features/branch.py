@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Head
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.editing import editing
@@ -30,7 +31,6 @@ from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.random_state import seeded
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Head
     from zoo_core.surgery.receipt import Outcome
 
 Model = TypeVar("Model", bound=nn.Module)

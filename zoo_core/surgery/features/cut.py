@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.contract.chain import Chain, Step
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.editing import record_edit
@@ -23,9 +24,6 @@ from zoo_core.surgery.structure import WALKED, paths_around, under
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.compiled import as_before_compile
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
 
 
 def absent(model: nn.Module, gone: Callable[[int], bool], keep: Collection[str] = ()) -> dict[str, nn.Module]:

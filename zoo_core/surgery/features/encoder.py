@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.editing import record_edit
 from zoo_core.surgery.features.cut import AtStage, cut_off, only_front
@@ -24,10 +25,6 @@ from zoo_core.surgery.select import depths
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
-
 
 _MAP = 4
 _SIGNAL = 3

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import NotSupported, UnknownPart, UsageError
 from zoo_core.surgery.features.forward import Variant, run_forward, variant, without_variant
 from zoo_core.surgery.features.twin import REBINDING, Absent, Module, replaced
@@ -22,9 +23,6 @@ from zoo_core.surgery.select import copies_to_select
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import inferring
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Stage
 
 
 @dataclass

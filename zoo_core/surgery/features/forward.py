@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
+from zoo_core.contract.anatomy import Anatomy
+
 if TYPE_CHECKING:
     from torch import nn
-
-    from zoo_core.contract.anatomy import Anatomy
 
 
 _HOW = "_zoo_variant"

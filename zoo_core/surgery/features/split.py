@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy, Head
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.changed_by_hand import OWN_FORWARD
@@ -24,10 +25,6 @@ from zoo_core.surgery.features.forward import (
 from zoo_core.surgery.features.twin import REBINDING, Absent, bound_methods, hooked, pruned, replaced
 from zoo_core.surgery.head.mlp import WithOutput
 from zoo_core.surgery.metadata import WHOLE, anatomy_with_hooks, no_head, unwrap
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
-
 
 _FEATURES = "zoo.features(model, x, at=[...]) gives the feature maps of its stages"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from zoo_core.contract.anatomy import Head
 from zoo_core.errors import HeadMismatch, UsageError
 from zoo_core.surgery.adapters import plain_layer
 from zoo_core.surgery.head.mlp import MLPHead
@@ -17,10 +18,6 @@ from zoo_core.surgery.hold import hold_frozen_parts
 from zoo_core.utils.arguments import check_count
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.memory_format import follows, lay_last
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Head
-
 
 OneHead = int | nn.Module | MLPHead | Callable[[int], nn.Module] | None
 HeadLike = OneHead | Mapping[str, OneHead]

@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Head
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.utils.arguments import check_count, strict_arguments
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Head
-
 
 Nonlinearity = Literal["relu", "gelu", "silu", "hardswish", "tanh"]
 Activation = Literal["sigmoid", "softmax", "log_softmax", "tanh"]

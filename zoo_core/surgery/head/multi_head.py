@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy, Head
 from zoo_core.contract.chain import Chain, Step
 from zoo_core.errors import NotSupported, UsageError
 from zoo_core.surgery.changed_by_hand import OWN_FORWARD, RANDOM
 from zoo_core.surgery.head.mlp import WithOutput, output_of
 
 if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
     from zoo_core.surgery.metadata import Metadata
 
 

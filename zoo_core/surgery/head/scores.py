@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy, Head
 from zoo_core.contract.chain import Chain
 from zoo_core.errors import HeadMismatch
 from zoo_core.surgery.head.fit import _SPATIAL, mismatch
@@ -19,10 +20,6 @@ from zoo_core.surgery.layers import has_nothing_to_score_with
 from zoo_core.surgery.metadata import anatomy_of, class_names_of, metadata_of, unwrap
 from zoo_core.utils.arguments import strict_arguments
 from zoo_core.utils.eval_mode import evaluating
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
-
 
 _PROBE_BATCH = 2
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy, Head
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.errors import NotSupported, UsageError, ZooWarning
 from zoo_core.surgery.editing import editing
@@ -36,9 +37,6 @@ from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.memory_format import follows, lay_last
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Head
 
 
 @strict_arguments

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from zoo_core.contract.anatomy import Anatomy, InputScaling
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.adapters import lora_layers
 from zoo_core.surgery.editing import editing
@@ -39,9 +40,6 @@ from zoo_core.utils.eval_mode import evaluating
 from zoo_core.utils.memory_format import follows, with_channels_last
 from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, InputScaling
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from zoo_core.contract.anatomy import Head
+from zoo_core.contract.card import Card
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.under_test import Call, calls_of, inputs_of, main_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils.duplicate import duplicate
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Head
-    from zoo_core.contract.card import Card
 
 
 def check_paths(card: Card) -> None:

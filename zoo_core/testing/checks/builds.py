@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 from zoo_core.build.get import get
 from zoo_core.build.skip_init import without_values
 from zoo_core.contract.anatomy import Anatomy
+from zoo_core.contract.card import Card
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.metadata import anatomy_of, metadata_of
 from zoo_core.surgery.structure import under
@@ -24,9 +25,6 @@ from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.process import files_left, printed, random_states, started_from, temporary_folder, watched
 from zoo_core.testing.under_test import DETECTORS, built_with, by_shapes, inputs_of, model_under_test, same, tensors
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 _VECTOR_AXES = 2
 _SEED = 20_261_128

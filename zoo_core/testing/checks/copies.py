@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 import tempfile
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import nn
 
+from zoo_core.contract.card import Card
 from zoo_core.errors import ZooError
 from zoo_core.recipe.load import load
 from zoo_core.recipe.save import save
@@ -20,9 +21,6 @@ from zoo_core.testing.checks.swap import NUM_CLASSES
 from zoo_core.testing.findings import NonConformance, only_shapes, require
 from zoo_core.testing.under_test import by_shapes, inputs_of, model_under_test, need_values, same, scores_of
 from zoo_core.utils.duplicate import duplicate
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 
 def check_twins(card: Card) -> None:

@@ -6,11 +6,13 @@ import gc
 import weakref
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.contract.anatomy import Anatomy
+from zoo_core.contract.card import Card
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.branch import branch
 from zoo_core.surgery.features.cut import truncate
@@ -33,10 +35,6 @@ from zoo_core.testing.under_test import (
 )
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.card import Card
 
 _MAP_AXES = 3
 _STEPS = 4

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from zoo_core.contract.card import Card
 from zoo_core.errors import ZooError
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.head.swap import swap_head
@@ -34,9 +35,6 @@ from zoo_core.testing.under_test import (
 )
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 _ROUNDING = 1e-3
 """Of the largest score: kernels sum in another order for another batch."""

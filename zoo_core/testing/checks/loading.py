@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.build.construct import construct
+from zoo_core.contract.card import Card, Weights
 from zoo_core.errors import LoadMismatch
 from zoo_core.surgery.load_state_dict import is_packed, load_state
 from zoo_core.surgery.metadata import anatomy_of, metadata_of
@@ -36,9 +37,6 @@ from zoo_core.testing.under_test import (
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card, Weights
 
 _IMAGE = 3
 """Numbers of an input_size that has channels, rows and columns."""

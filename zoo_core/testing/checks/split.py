@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo_core.contract.card import Card
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.features.split import split
@@ -35,10 +36,6 @@ from zoo_core.testing.under_test import (
 from zoo_core.tracing.trace import trace
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
-
 
 _DETACHED = "features, pool or classify work under torch.no_grad() or on a detached tensor"
 _IMAGES = 4

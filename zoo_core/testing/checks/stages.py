@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, pairwise
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from zoo_core.contract.anatomy import Anatomy, Stage
+from zoo_core.contract.card import Card
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.select import WORDS, depths
 from zoo_core.surgery.stem.adapt import stem_layers
@@ -21,10 +23,6 @@ from zoo_core.testing.findings import NonConformance, NotChecked, require
 from zoo_core.testing.under_test import DETECTORS, arguments, example, inputs_of, model_under_test, need_stages, tensors
 from zoo_core.utils.duplicate import without_values
 from zoo_core.utils.meta_shapes import MetaShapes
-
-if TYPE_CHECKING:
-    from zoo_core.contract.anatomy import Anatomy, Stage
-    from zoo_core.contract.card import Card
 
 _ALIKE = "which gives a map of as many channels and the same stride"
 _PLACES = (slice(-2, None), slice(1, -1))

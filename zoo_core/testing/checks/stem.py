@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from zoo_core.build.construct import construct
+from zoo_core.contract.card import Card
 from zoo_core.errors import NotSupported, ZooError
 from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
@@ -29,9 +30,6 @@ from zoo_core.testing.under_test import (
 from zoo_core.utils.attributes import get_attribute, set_attribute
 from zoo_core.utils.duplicate import duplicate, without_values
 from zoo_core.utils.meta_shapes import MetaShapes
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 _CHANNELS = (1, 4)
 _COUNTS = ("in_channels", "in_chans", "num_channels", "n_channels", "input_channels")

@@ -6,12 +6,12 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.build.construct import construct
+from zoo_core.contract.card import Card
 from zoo_core.errors import ZooError
 from zoo_core.registry.zoo import current_zoo
 from zoo_core.surgery.head.swap import swap_head
@@ -29,9 +29,6 @@ from zoo_core.testing.under_test import (
 )
 from zoo_core.utils.attributes import get_attribute
 from zoo_core.utils.duplicate import duplicate
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 NUM_CLASSES = 9
 """What heads are swapped to: no library's own number."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from zoo_core.contract.card import Card
 from zoo_core.surgery.features.split import split
 from zoo_core.surgery.fine_tuning.freeze import freeze
 from zoo_core.surgery.head.swap import swap_head
@@ -32,9 +33,6 @@ from zoo_core.testing.under_test import (
 )
 from zoo_core.utils.duplicate import duplicate
 from zoo_core.utils.random_state import seeded
-
-if TYPE_CHECKING:
-    from zoo_core.contract.card import Card
 
 _DROPOUTS = {
     getattr(functional, name)
