@@ -65,7 +65,13 @@ def all_but_the_head_then_all(model):
     return zoo.unfreeze(model)
 
 
+def unfrozen_inside(wrapped):
+    zoo.unfreeze(zoo.freeze(wrapped).module)
+    return wrapped
+
+
 VERBS = {
+    "unfreeze inside the wrapper": unfrozen_inside,
     "swap_head": lambda model: zoo.swap_head(model, 9),
     "swap_head with several": lambda model: zoo.swap_head(model, {"a": 2, "b": 3}),
     "branch": lambda model: zoo.branch(model, at="layer3", heads={"a": 2, "b": 3}),
@@ -202,7 +208,19 @@ def test_a_wrapper_that_cannot_be_renewed_says_how_else(group):
     wrapped = DistributedDataParallel(glyphnet(), process_group=dist.new_group([0]))
     with pytest.raises(NotSupported, match=r"wrapper\.module"):
         zoo.swap_head(wrapped, 3)
+    with pytest.raises(NotSupported, match=r"del wrapper"):
+        zoo.swap_head(wrapped.module, 3)
     assert zoo.anatomy(wrapped).main.num_classes == 114 == wrapped.module.fc.out_features
+    model = wrapped.module
+    del wrapped
+    assert DistributedDataParallel(zoo.swap_head(model, 3))(X).shape == (2, 3)  # as it says
+
+
+def test_a_wrapper_that_is_left_over_after_training_is_no_obstacle(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    wrapped = DistributedDataParallel(glyphnet())
+    dist.destroy_process_group()
+    assert zoo.swap_head(wrapped.module, 3).fc.out_features == 3
 
 
 class Parts(nn.Module):

@@ -12,13 +12,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from torch import Tensor, distributed, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.twin import twin_of
 from zoo_core.surgery.metadata import inside_wrapper, unwrap
+
+_DDPS: WeakSet[DistributedDataParallel] = WeakSet()
+"""All DDP wrappers that were made in this process: what is inside one does not know of it."""
+
+
+def _note_ddp(parent: nn.Module, _name: str, _module: nn.Module | None) -> None:
+    """Note a DDP wrapper as it takes the model that it is for."""
+    if isinstance(parent, DistributedDataParallel):
+        _DDPS.add(parent)
+
+
+register_module_module_registration_hook(_note_ddp)
 
 
 @contextmanager
@@ -27,9 +41,10 @@ def renewing(model: object, verb: str) -> Iterator[None]:
 
     DDP lists the parameters that require a gradient once, when it is made. What a verb adds or unfreezes later would
     never be averaged over the processes, and what it removes or freezes would be waited for. As when DDP is made, every
-    process has to take part, and the parameters of rank 0 go to all: new ones are drawn differently everywhere.
+    process has to take part, and the parameters of rank 0 go to all: new ones are drawn differently everywhere. It may
+    be given the wrapper, or what is inside it, as ``wrapper.module``.
     """
-    wrappers = [*_ddps(model)]
+    wrappers = _ddps(model)
     for wrapper in wrappers:
         _check(wrapper, verb)
     yield
@@ -37,12 +52,18 @@ def renewing(model: object, verb: str) -> Iterator[None]:
         _renew(wrapper)
 
 
-def _ddps(model: object) -> Iterator[DistributedDataParallel]:
-    """Every DDP wrapper around a model, the outermost first."""
-    while model is not None:
+def _ddps(model: object) -> list[DistributedDataParallel]:
+    """Every DDP wrapper around a model, whether given with it or made elsewhere and in use."""
+    result: list[DistributedDataParallel] = []
+    while True:
         if isinstance(model, DistributedDataParallel):
-            yield model
-        model = inside_wrapper(model)
+            result.append(model)
+        inner = inside_wrapper(model)
+        if inner is None:
+            break
+        model = inner
+    others = [*_DDPS] if distributed.is_available() and distributed.is_initialized() else []
+    return [*result, *(each for each in others if each not in result and any(part is model for part in each.modules()))]
 
 
 def _check(wrapper: DistributedDataParallel, verb: str) -> None:
@@ -59,7 +80,7 @@ def _check(wrapper: DistributedDataParallel, verb: str) -> None:
             f"zoo.{verb} cannot change a model inside this DistributedDataParallel",
             cause=cause,
             done="nothing was changed",
-            hint=f"zoo.{verb}(wrapper.module, ...), and wrap the module again",
+            hint=f"model = wrapper.module; del wrapper; zoo.{verb}(model, ...), and wrap it again",
         )
 
 

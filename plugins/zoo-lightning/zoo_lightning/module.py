@@ -183,20 +183,7 @@ class FineTune(LightningModule):
         """Unfreeze what is due, and train in the mode for it: Lightning leaves a model that came in eval mode there."""
         self.model.train()
         if due := [name for name, epoch in self.unfreeze_at.items() if epoch <= self.current_epoch]:
-            before = self._trainable_names()
             zoo.unfreeze(self.model, *due)
-            if self._trainable_names() != before:
-                self._renew_wrapper()
-
-    def _trainable_names(self) -> set[str]:
-        return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-
-    def _renew_wrapper(self) -> None:
-        """DistributedDataParallel averages the gradients only of what was trainable when it was made."""
-        strategy: Any = self.trainer.strategy
-        if hasattr(strategy, "configure_ddp"):
-            strategy.model = self
-            strategy.configure_ddp()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Seed, so that a resumed run draws what an uninterrupted one draws, whatever else took random numbers."""
