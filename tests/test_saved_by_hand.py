@@ -242,6 +242,27 @@ def test_a_method_that_a_builder_defines_for_each_model_comes_back(tmp_path):
     assert torch.equal(zoo.load(tmp_path / "save").eval()(x), model(x))
 
 
+@pytest.mark.parametrize("way", ["closure", "default"])
+def test_a_method_of_the_same_code_and_other_values_is_refused(way, tmp_path):
+    def times(factor, net):
+        def scaled(x):
+            return type(net).forward(net, x) * factor
+
+        return scaled if way == "closure" else lambda x, factor=factor: type(net).forward(net, x) * factor
+
+    @zoo.register(f"mine/scaled-by-{way}", input_size=(1, 32, 32))
+    def build(num_classes=3):
+        net = glyphnet()
+        net.forward = times(2.0, net)
+        return net
+
+    model = zoo.get(f"mine/scaled-by-{way}", weights=None)
+    zoo.save(model, tmp_path / "as it is made")
+    model.forward = times(3.0, model)
+    with pytest.raises(errors.NotSupported, match="forward is a function of its own"):
+        zoo.save(model, tmp_path / "save")
+
+
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "pretrainedmodels/resnet18"])
 def test_a_method_that_was_put_in_by_hand_is_refused(name, tmp_path):
     model = zoo.get(name, weights=None)

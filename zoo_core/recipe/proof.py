@@ -6,7 +6,8 @@ import copy
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from types import CellType, FunctionType
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -161,13 +162,29 @@ def _settings(model: nn.Module, twin: nn.Module, following: Collection[str]) -> 
     return said[0], said[1]
 
 
-def _function(method: Any) -> Any:
-    """For the proof, the code that a method of a module only binds or wraps, as mixed precision does.
+def _function(method: object) -> object:
+    """For the proof, what a method does that may only bind or wrap another, as mixed precision does.
 
-    Not the function: a library may define one for each model that it makes.
+    Not the function: a library may define one for each model that it makes. Its code, and the plain values that it
+    holds as defaults or from where it was defined.
     """
     inner = without_wrappers(method)
-    return getattr(getattr(inner, "__func__", inner), "__code__", inner)
+    return _held(getattr(inner, "__func__", inner)) or inner
+
+
+def _held(value: object, depth: int = 4) -> object:
+    """For the proof, a value that a function holds, or code and values of a function; None where it is not plain."""
+    if isinstance(value, bool | int | float | complex | str | bytes | None):
+        return repr(value)
+    if isinstance(value, tuple | list) and depth:
+        return [_held(each, depth - 1) for each in value]
+    if isinstance(value, dict) and depth:
+        return {name: _held(each, depth - 1) for name, each in value.items()}
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        inside = [*cells, value.__defaults__, value.__kwdefaults__]
+        return value.__code__, _held(inside, depth - 1) if depth else None
+    return getattr(value, "__code__", None)
 
 
 def _described_module(module: nn.Module) -> str:
