@@ -182,10 +182,6 @@ def bytes_of(tensor: Tensor) -> memoryview:
 def digest_of_samples(dataset: Any, total: int) -> str:
     """The SHA-256 of the length of a dataset and of a few samples, evenly spaced, as it gives them.
 
-    Args:
-        dataset: Gives pairs of an image and a target.
-        total: Its length.
-
     Raises:
         UsageError: A sample is not such a pair.
 

@@ -31,11 +31,6 @@ def leave_out_base(
 ) -> tuple[Recipe, dict[str, Tensor]]:
     """The recipe and the tensors of a save without what its base weights have: published ones, which it began with.
 
-    Args:
-        recipe: Of the model that is saved.
-        tensors: Its tensors.
-        options: What its constructor was given.
-
     Raises:
         NotSupported: It began with no published weights, or they are no longer here.
     """

@@ -16,14 +16,7 @@ _NAMED_AT_MOST = 50
 
 
 def model_card(recipe: Recipe, repo: str, metrics: dict[str, Any] | None = None, *, for_timm: bool = False) -> str:
-    """Markdown with the metadata that the hub reads: base model and its licence, classes, preprocessing, how to load.
-
-    Args:
-        recipe: Of the save.
-        repo: ``owner/name`` on the hub.
-        metrics: What a training run wrote down.
-        for_timm: Whether timm loads it too.
-    """
+    """Markdown with the metadata that the hub reads: base model, licence, classes, preprocessing, how to load."""
     head = [
         "---",
         "library_name: zoo",

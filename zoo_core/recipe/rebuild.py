@@ -170,12 +170,6 @@ def _allowed_options(
 ) -> dict[str, Any]:
     """What a rebuild gives the constructor: the card's options, under the recipe's allowed ones, under the user's.
 
-    Args:
-        card: Of the model, from the plugin here.
-        options: What the recipe says, as values.
-        plain: The names that the family lists as plain architecture.
-        own: What the user says.
-
     Raises:
         Unreadable: The recipe has an option that neither the card nor the family allows.
     """

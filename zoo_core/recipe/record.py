@@ -105,10 +105,6 @@ class Recipe:
 def recipe_of(record: object, path: Path) -> Recipe:
     """The recipe that a record from JSON is, once nothing is wrong with it.
 
-    Args:
-        record: What the JSON says.
-        path: Of its file, for messages.
-
     Raises:
         Unreadable: It is damaged, or a newer zoo wrote it.
     """

@@ -142,10 +142,6 @@ def preprocessing_of_save(recipe: Recipe) -> Preprocessing | None:
 def check_plain_file(path: Path, *, limit: int | None = None) -> None:
     """Refuse a file of the folder of a save that is no ordinary file in it, such as a link to another place.
 
-    Args:
-        path: A file that a saved folder should have.
-        limit: The most bytes that it may have.
-
     Raises:
         FileNotFoundError: There is none.
         Unreadable: It is a link to another place, a pipe, a device, a folder, or too large.

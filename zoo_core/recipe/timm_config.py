@@ -29,10 +29,6 @@ def timm_config(recipe: Recipe, tensors: Path) -> dict[str, Any] | None:
     """What timm reads of a model; None for one that timm would not build with these tensors, or give other images.
 
     Whether it would is tried on the meta device: names and shapes have to be those of the file.
-
-    Args:
-        recipe: Of the save.
-        tensors: The safetensors beside it.
     """
     if recipe.family != "timm" or recipe.from_base or recipe.ties or {e["verb"] for e in recipe.edits} - _PLAIN:
         return None

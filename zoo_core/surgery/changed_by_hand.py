@@ -90,10 +90,6 @@ def with_all_layers(model: nn.Module, anatomy: Anatomy) -> Anatomy:
     """The anatomy, or the one that holds now that a classifier was put in by hand, a Sequential of other layers.
 
     A forward calls it as a whole, so that all its layers run, and the last one with a width is the head.
-
-    Args:
-        model: As it is now.
-        anatomy: As its family reads it, or as it was.
     """
     main = anatomy.main
     around = sequence_around(model, main.path) if main else ""
@@ -263,20 +259,15 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
     A model that does not run on noise of that size, and one of several head sites, is believed. The place of a head
     that was taken out takes what it is given, such as a map where the pool was taken out too.
 
-    Args:
-        model: As it is now.
-        anatomy: Where its parts are.
-        size: Channels, rows and columns of what its forward takes.
-
     Returns:
         The anatomy, with the width of such a place.
 
     Raises:
         AnatomyError: The parts do not give what the whole gives, or the head site is given something else.
     """
-    main, features = anatomy.main, anatomy.features
+    main = anatomy.main
     one_site = main is not None and all(head.role in {"main", "aux"} for head in anatomy.heads)
-    if main is None or features is None or not one_site or _cannot_run(model):
+    if main is None or anatomy.features is None or not one_site or _cannot_run(model):
         return anatomy
     with inferring(model):
         try:
@@ -285,9 +276,7 @@ def with_checked_split(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...]
         except Exception:  # noqa: BLE001 - it takes something else than an image
             return anatomy
         try:
-            pooled = (anatomy.pool or Chain())(model, features(model, with_pre_hooks(model, x)))
-            result = (anatomy.classify or Chain(main.path))(model, pooled)
-            result = with_hooks(model, pooled, result) if anatomy.scores is None else result
+            pooled, result = _in_parts(model, anatomy, main, x)
         except Exception as error:
             raise gone(model, main.path) from error
     site = _taking(main, pooled) if has_nothing_to_score_with(model.get_submodule(main.path)) else main
@@ -320,15 +309,13 @@ def with_own_forward(
     with inferring(model):
         x = noise_like(model, size, example)
         head = model.get_submodule(main.path) if main else nn.Identity()
-        handle = head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output)))
-        try:
-            with suppress(Exception):  # whatever a forward raises that takes something else than an image
-                outputs.append(anatomy.scores_in(run_forward(model, x)))
-        finally:
-            handle.remove()
+        # whatever a forward raises that takes something else than an image
+        with head.register_forward_hook(lambda _, args, output: at_head.append((args[0], output))), suppress(Exception):
+            outputs.append(anatomy.scores_in(run_forward(model, x)))
         ran = bool(outputs)
         with suppress(Exception):  # as above, and what modules raise that are given something else than before
-            outputs.append(_in_parts(model, anatomy, x))
+            if main is not None and anatomy.features is not None:
+                outputs.append(_in_parts(model, anatomy, main, x)[1])
     if (len(outputs) > 1 and _alike(*outputs)) or (is_believed and not ran):
         return anatomy
     whole = replace(anatomy, features=None, pool=None, classify=None)
@@ -337,13 +324,12 @@ def with_own_forward(
     return replace(whole, indivisible=OWN_FORWARD)
 
 
-def _in_parts(model: nn.Module, anatomy: Anatomy, x: Any) -> Any:
-    """What the parts of a model changed by hand give, one after another, to see whether its anatomy still holds."""
-    if anatomy.features is None or anatomy.main is None:
-        raise gone(model, "")
-    pooled = (anatomy.pool or Chain())(model, anatomy.features(model, with_pre_hooks(model, x)))
-    result = (anatomy.classify or Chain(anatomy.main.path))(model, pooled)
-    return with_hooks(model, pooled, result) if anatomy.scores is None else result
+def _in_parts(model: nn.Module, anatomy: Anatomy, main: Head, x: Any) -> tuple[Any, Any]:
+    """What the head of a model changed by hand is given, and what its parts give, to see if the anatomy still holds."""
+    features: Any = anatomy.features
+    pooled = (anatomy.pool or Chain())(model, features(model, with_pre_hooks(model, x)))
+    result = (anatomy.classify or Chain(main.path))(model, pooled)
+    return pooled, with_hooks(model, pooled, result) if anatomy.scores is None else result
 
 
 def _cannot_run(model: nn.Module) -> bool:
@@ -381,10 +367,6 @@ def measured_head(model: nn.Module, head: Head) -> Head:
 
     What a class of the user's own takes, and how many classes it scores, its layers do not tell for sure: they may be
     registered in any order, and be given another shape than the class is. So it is run, on zeros.
-
-    Args:
-        model: As it is now.
-        head: As the site was before.
 
     Raises:
         AnatomyError: No layer has the width, and the module does not take what the site was given before.

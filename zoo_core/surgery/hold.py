@@ -152,11 +152,6 @@ def is_held(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("train"), Held)
 
 
-def held_paths(model: nn.Module) -> frozenset[str]:
-    """Paths of the modules of ``model`` that are held in eval mode now."""
-    return frozenset(path for path, module in model.named_modules() if is_held(module))
-
-
 def stateful(model: nn.Module, *, whole: bool = False) -> Iterator[tuple[str, nn.Module]]:
     """The modules of ``model`` to hold once frozen, by path: they may change own buffers as they run in train mode.
 

@@ -79,11 +79,6 @@ FAILING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, Asse
 def naming_wrong_input(model: nn.Module, x: Any, verb: str) -> Iterator[None]:
     """Run a model inside the block; where it fails on a wrong input, say what is wrong with that.
 
-    Args:
-        model: What runs, known to zoo or not.
-        x: What it is given.
-        verb: Name of the public function.
-
     Raises:
         UsageError: The input is none that the model takes. Errors of the model itself stay as they are.
     """

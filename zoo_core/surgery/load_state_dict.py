@@ -74,12 +74,11 @@ def load_state(
         misshaped.discard(name)
     problems = {name: (tuple(own[name].shape), tuple(given[name].shape)) for name in sorted(misshaped)}
     fitting = {name: tensor for name, tensor in given.items() if name not in problems}
-    missing, unexpected = _assign(model, fitting, own) if assign else _load_by_copying(model, fitting)
-    untouched = {name for name in missing if _matches(name, absent) and name not in problems}
-    missing = [
-        name for name in missing if not (name in problems or name in untouched or _is_replaceable(name, replaceable))
-    ]
-    unexpected = [name for name in unexpected if not _is_replaceable(name, replaceable)]
+    result = _assign(model, fitting, own) if assign else load_whole(model, fitting)
+    untouched = {name for name in result.missing_keys if _matches(name, absent) and name not in problems}
+    known = {*problems, *untouched}
+    missing = [name for name in result.missing_keys if name not in known and not _is_replaceable(name, replaceable)]
+    unexpected = [name for name in result.unexpected_keys if not _is_replaceable(name, replaceable)]
     if missing or unexpected or problems:
         raise _mismatch(model, source, missing, unexpected, problems)
     new = {*untouched, *(name for name in own if name not in given and _is_replaceable(name, replaceable))}
@@ -124,25 +123,13 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def load_whole(model: nn.Module, given: Mapping[str, Tensor], *, assign: bool = False) -> Any:
-    """Call torch's ``load_state_dict`` with ``strict=False`` and the version that MNASNet looks for in a state dict.
-
-    Args:
-        model: What to load into.
-        given: Tensor name to tensor.
-        assign: Make them the model's own.
-    """
+    """Call torch's ``load_state_dict`` with ``strict=False`` and the version that MNASNet looks for in a state dict."""
     noted: Any = OrderedDict(given)
     noted._metadata = {"": {"version": model._version}}  # noqa: SLF001 - torch has no public name for either
     return _whole_load(model, noted, strict=False, assign=assign)
 
 
-def _load_by_copying(model: nn.Module, given: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Load a state dict by copying its values into the model; gives the missing and the unexpected names."""
-    result = load_whole(model, given)
-    return list(result.missing_keys), list(result.unexpected_keys)
-
-
-def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]) -> Any:
     """Load a state dict uncopied, without what ``assign=True`` of torch changes: dtypes, devices and tied weights."""
     names_of: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -155,7 +142,7 @@ def _assign(model: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor
         for name in others:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
-    return list(result.missing_keys), list(result.unexpected_keys)
+    return result
 
 
 def _unshare_memory(untied: Mapping[str, Tensor], ready: dict[str, Tensor]) -> None:
@@ -271,12 +258,6 @@ def load_packed(
 ) -> dict[str, Outcome]:
     """Load a state dict of packed parameters into a quantized model, all of it, or say exactly what does not fit.
 
-    Args:
-        model: What to load into.
-        state: Name to tensor, or to packed parameters.
-        ignore: Glob patterns of names that may be in the file without being in the model.
-        source: What to call the file in an error.
-
     Returns:
         Name to what happened to it.
 
@@ -293,12 +274,7 @@ def load_packed(
     given._metadata = getattr(state, "_metadata", own._metadata)  # type: ignore[attr-defined]  # noqa: SLF001 - torch has no public name for it
     try:
         result = torch.nn.Module.load_state_dict(model, given, strict=False)
-    except (
-        RuntimeError,
-        AttributeError,
-        TypeError,
-        KeyError,
-    ) as error:  # what a layer says to values that it cannot pack
+    except (RuntimeError, AttributeError, TypeError, KeyError) as error:  # of a layer that cannot pack such values
         raise LoadMismatch(
             f"{source} does not fit this {type(model).__name__}", got=f"{type(error).__name__}: {error}"
         ) from error

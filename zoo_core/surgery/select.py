@@ -49,13 +49,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def depths_in(names: Sequence[str], anatomy: Anatomy, head: Collection[str]) -> dict[str, int]:
-    """The depth of every tensor to select by, as :func:`depths` counts it, from names and anatomy alone.
-
-    Args:
-        names: Of all tensors, as registered.
-        anatomy: Where the parts of their model are.
-        head: Names of those that are in its head.
-    """
+    """The depth of every tensor to select by, as :func:`depths` counts it, from names and anatomy alone."""
     after = len(anatomy.stages) + 1
     staged: dict[str, int] = {}
     for depth, stage in enumerate(anatomy.stages, 1):
@@ -167,21 +161,14 @@ def select(
 def patterns_in(name: str, what: object) -> tuple[str, ...]:
     """The names and patterns to select by in ``what``: one, or several, of which some may be lists of them.
 
-    Args:
-        name: What the caller calls it.
-        what: Whatever the user gave.
-
     Raises:
         UsageError: There is something other than text.
     """
     if isinstance(what, str):
         return (what,)
     if not isinstance(what, Collection):
-        raise UsageError(
-            f"{name} cannot be {what!r}",
-            expected="a name or a pattern, or a list of them",
-            got=f"a {type(what).__name__}",
-        )
+        got = f"a {type(what).__name__}"
+        raise UsageError(f"{name} cannot be {what!r}", expected="a name or a pattern, or a list of them", got=got)
     return tuple(pattern for each in what for pattern in patterns_in(name, each))
 
 
@@ -255,7 +242,7 @@ def _before(model: nn.Module, part: str) -> set[str]:
     if part and not inside and part in modules:  # without tensors, so only the order of registration says where it is
         return {name for name in by_depth if _owner(name) in modules[: modules.index(part)]}
     inside = inside or _named(model, part)
-    order = _in_order(by_depth)
+    order = sorted(by_depth, key=by_depth.__getitem__)
     at = next(index for index, name in enumerate(order) if name in inside)
     return set(order[:at])
 
@@ -265,17 +252,14 @@ def _select_layers(model: nn.Module, names: set[str], first: int | None, last: i
     if first is not None and last is not None:
         raise UsageError("first and last both say which layers are meant", hint="say it with one of them")
     parameters = {name for name, _ in unwrap(model).named_parameters(remove_duplicate=False)} & names
-    layers = list(dict.fromkeys(_owner(name) for name in _in_order(depths(model)) if name in parameters))
+    by_depth = depths(model)  # inside a stage, the order is that of registration
+    in_order = sorted(by_depth, key=by_depth.__getitem__)
+    layers = list(dict.fromkeys(_owner(name) for name in in_order if name in parameters))
     possible = range(1, len(layers) + 1)
     chosen = (
         layers[: _number("first", first, possible)] if first is not None else layers[-_number("last", last, possible) :]
     )
     return {name for name in names if _owner(name) in chosen}
-
-
-def _in_order(by_depth: dict[str, int]) -> list[str]:
-    """Tensors in the order to select first or last ones by: of depth and, inside a stage, of registration."""
-    return sorted(by_depth, key=by_depth.__getitem__)
 
 
 def _owner(name: str) -> str:

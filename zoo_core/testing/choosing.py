@@ -68,9 +68,6 @@ def short_name(check: Callable[..., None]) -> str:
 def checks_named(names: Iterable[str]) -> tuple[Callable[[Card], None], ...]:
     """Choose the checks of these names, with or without ``check_``; all of :data:`CHECKS` for no name at all.
 
-    Args:
-        names: Such as ``"swap"``.
-
     Raises:
         UsageError: There is no such check; close matches are listed.
 

@@ -38,11 +38,7 @@ _WORDS = """\
 
 
 def to_markdown(report: Report) -> str:
-    """A report as Markdown: how often each check ended how, and every exception with its reason.
-
-    Args:
-        report: Of one family.
-    """
+    """A report as Markdown: how often each check ended how, and every exception with its reason."""
     lines = [f"## {report.family}", "", f"{_scope_sentence(report)}", ""]
     lines += [f"| check | {' | '.join(_COLUMNS)} |", f"|---|{'--:|' * len(_COLUMNS)}"]
     for check, count in report.counts().items():
@@ -56,11 +52,7 @@ def to_markdown(report: Report) -> str:
 
 
 def page(reports: Sequence[Report]) -> str:
-    """Reports on several families as one page: what was run, how many models pass, and every exception.
-
-    Args:
-        reports: One for each family, as :func:`zoo_core.testing.reports.merged` gives them.
-    """
+    """Reports on several families as one page: what was run, how many models pass, and every exception."""
     lines = [_PREFACE, _coverage(reports), "", _WORDS, "What is checked is", "", *_checks(reports), ""]
     lines += ["| family | models | checked | by shapes alone | failed |", "|---|--:|--:|--:|--:|"]
     for report in reports:
@@ -194,20 +186,13 @@ class Report:
 
 
 def to_json(reports: Sequence[Report]) -> str:
-    """Reports as JSON, for :func:`from_json` and other programs.
-
-    Args:
-        reports: One a family.
-    """
+    """Reports as JSON, for :func:`from_json` and other programs."""
     records = [asdict(report) for report in reports]
     return json.dumps({"format": _FORMAT, "reports": records}, indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str) -> list[Report]:
     """The reports that :func:`to_json` wrote.
-
-    Args:
-        text: Of the file.
 
     Raises:
         ValueError: These are no such reports.
@@ -225,9 +210,6 @@ def from_json(text: str) -> list[Report]:
 
 def read_earlier_run(path: Path | None) -> list[Report]:
     """Reports of an earlier run of ``zoo check``, for ``--resume`` to go on from; none where it wrote none.
-
-    Args:
-        path: Of the JSON file.
 
     Raises:
         UsageError: It is no report of ``zoo check``.
@@ -252,9 +234,6 @@ def _report(record: dict[str, Any]) -> Report:
 def merged(reports: Iterable[Report]) -> list[Report]:
     """One report for each family, from those of its shards; of two verdicts on one thing the later one counts.
 
-    Args:
-        reports: Of any families, in the order in which they were made.
-
     Raises:
         ValueError: Two are of other versions of a plugin or its library, so that they are not about the same models.
     """
@@ -278,9 +257,6 @@ def to_junit(reports: Sequence[Report]) -> str:
     """Reports as JUnit XML: a suite a family, and a case for each model and check.
 
     Refused, expected and skipped ones count as skipped.
-
-    Args:
-        reports: One a family.
     """
     suites = ET.Element("testsuites")
     suites.extend(_suite(report) for report in reports)

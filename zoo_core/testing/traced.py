@@ -58,12 +58,7 @@ class TracedModel:
 
 
 def compared(card: Card, *, values: bool = False) -> TracedModel:
-    """One model traced, and compared with what its plugin declares.
-
-    Args:
-        card: The model.
-        values: Whether it is built with values.
-    """
+    """One model traced, and compared with what its plugin declares."""
     started = time.perf_counter()
     try:
         model = get(card.id, weights=None, device=None if values else "meta", seed=0)

@@ -305,10 +305,6 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]:
     """The parameters of a model under test that an output was computed with, by name: those in its graph.
 
-    Args:
-        model: The one whose parameters they are.
-        result: What it, or a part of it, gave while gradients were recorded.
-
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         >>> [*parameters_used(model, model[1](model[0](torch.ones(1, 2)).detach()))]

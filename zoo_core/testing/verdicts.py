@@ -117,12 +117,7 @@ def declared(family: str) -> Mapping[str, str]:
 
 
 def judge_family(check: Callable[[str], None], family: str) -> Verdict:
-    """Reach the verdict of one check on a family as a whole; as :func:`judge`.
-
-    Args:
-        check: Such as :func:`zoo_core.testing.check_light`.
-        family: Its name.
-    """
+    """Reach the verdict of one check on a family as a whole; as :func:`judge`."""
     started = time.perf_counter()
     outcome, reason = _outcome(lambda: check(family))
     return Verdict(short_name(check), "", outcome, reason, time.perf_counter() - started)

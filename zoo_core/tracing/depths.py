@@ -24,10 +24,6 @@ def with_depths(passes: Passes, anatomy: Anatomy) -> Anatomy:
 
     Of those that are registered just before it, :func:`~zoo_core.surgery.select.depths` is right. Parameters that
     forward uses itself, and what no stage needs, are in ``depths``.
-
-    Args:
-        passes: The recorded model.
-        anatomy: Its stem, heads and stages.
     """
     if not anatomy.stages:
         return anatomy

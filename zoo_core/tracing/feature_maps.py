@@ -55,12 +55,7 @@ class Map:
 
 
 class Grid:
-    """Reads feature maps off shapes: of one pass, and of another on a larger input as far as that came.
-
-    Args:
-        flow: The pass.
-        larger: The other one.
-    """
+    """Reads feature maps off shapes: of one pass, and of another on a larger input as far as that came."""
 
     def __init__(self, flow: Dataflow, larger: Dataflow) -> None:
         self.flow = flow

@@ -43,10 +43,6 @@ _BOX = 4
 def find_heads(passes: Passes, chosen: str | None = None) -> tuple[tuple[Head, ...], Layers]:
     """Find the head sites of a traced model, prove them, and give the output that the main one gives.
 
-    Args:
-        passes: The recorded model.
-        chosen: Path of the main one, where the user says it.
-
     Raises:
         NoHead: None is proven.
     """
@@ -77,10 +73,6 @@ def _box_heads(passes: Passes, last: Sequence[str]) -> tuple[Head, ...]:
     """The heads of a traced detector: its sites of class scores, boxes and masks; none where they are not plain.
 
     Scores are chosen by their values, so the proof is that forward still runs when all of them have more classes.
-
-    Args:
-        passes: The recorded model.
-        last: Paths of the last layers before its outputs.
     """
     model, flow = passes.model, passes.evaluated
     if not isinstance(passes.x, list):

@@ -59,12 +59,7 @@ def _layer_of(name: str) -> str:
 
 
 def last_layers(model: nn.Module, flow: Dataflow) -> list[Layers]:
-    """For each tensor that forward returned, the last parametric layers it went through: candidates for heads.
-
-    Args:
-        model: What was recorded.
-        flow: What depends on what in the recorded pass.
-    """
+    """For each tensor that forward returned, the last parametric layers it went through: candidates for heads."""
     leaves, _ = tree_flatten_with_path(flow.recording.root.output)
     result = []
     for path, leaf in leaves:

@@ -74,16 +74,16 @@ def record_passes(model: nn.Module, example: Any) -> Passes:
             _initialize_lazy(model, x)
             try:
                 twin = copied(model)
-                given = _placed(x, twin)
+                given = placed(x, twin)
                 flow = _record_pass(twin, given)
                 if copied is without_values and any(_may_be_index(each) for each in tree_iter(x)):
-                    output_of(with_the_same_tensors(model), _placed(x, model))  # meta tensors fit any index
+                    output_of(with_the_same_tensors(model), placed(x, model))  # meta tensors fit any index
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
                 failure = error
             else:
                 passes = _further_passes(twin, given, x, flow)
                 if passes.trained is None and copied is without_values:  # as where it makes noise on the CPU
-                    passes = replace(passes, trained=_train_pass(duplicate(model), _placed(x, model)))
+                    passes = replace(passes, trained=_train_pass(duplicate(model), placed(x, model)))
                 return passes
     raise AnatomyError(
         f"this {type(model).__name__} does not run on the example",
@@ -178,10 +178,10 @@ def _initialize_lazy(model: nn.Module, x: Any) -> None:
     """Run a first pass, before those that are traced, over a model with lazy layers, which gives them their shapes."""
     if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
         with suppress(Exception):  # what fails here fails again, and is reported, where it is recorded
-            output_of(model, _placed(x, model))
+            output_of(model, placed(x, model))
 
 
-def _placed(x: Any, model: nn.Module) -> Any:
+def placed(x: Any, model: nn.Module) -> Any:
     """The input of a pass on the device of the model."""
     like = next(model.parameters(), None)
     return x if like is None else tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, x)

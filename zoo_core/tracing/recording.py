@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
+from zoo_core.utils.hooks import removing
 from zoo_core.utils.meta_shapes import with_meta_shapes
 
 
@@ -279,11 +280,8 @@ def _noting_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         with suppress(RuntimeError):  # a scripted module takes no hooks; what it gives counts as one op
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave))
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 _NAMES = """
@@ -384,14 +382,7 @@ class Dataflow:
         return next((op.name for op in inside if not self.parameters_of(op) and op.name not in _CASTS), None)
 
     def part_left(self, made: Iterable[int], end: int, axis: int, width: int) -> int | None:
-        """How many of the ``width`` numbers along an axis go on from some tensors to ``end``; None where all do.
-
-        Args:
-            made: The tensors.
-            end: The tensor that is computed from them.
-            axis: Where the numbers are.
-            width: How many there are.
-        """
+        """How many of the ``width`` numbers along an axis go on from some tensors to ``end``; None where all do."""
         shapes, after = self.recording.shapes, {*made}
         for number in sorted(self.ancestors([end])):
             op = self.recording.ops[number]

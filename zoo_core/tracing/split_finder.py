@@ -36,14 +36,7 @@ READS = "its forward takes values of its input as Python's, and does other thing
 
 
 def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> Anatomy:
-    """Find how the recorded forward splits, and give the anatomy with that split; not proven yet.
-
-    Args:
-        passes: The recorded model.
-        anatomy: Its heads and stages.
-        main: The output that the main head gives.
-        grid: Reads its feature maps.
-    """
+    """Find how the recorded forward splits, and give the anatomy with that split; not proven yet."""
     scores = Item(main.key) if main.key else None
     anatomy = replace(anatomy, scores=scores)
     sites = [head for head in anatomy.heads if head.role != "aux"]

@@ -113,14 +113,7 @@ def _given(flow: Dataflow, op: Op) -> list[int]:
 
 
 def _find_stages(passes: Passes, grid: Grid, outputs: Sequence[int], anatomy: Anatomy) -> Stages:
-    """The stages of a recorded model.
-
-    Args:
-        passes: The recorded model.
-        grid: Reads its feature maps.
-        outputs: What the trunk is needed for.
-        anatomy: Its stem and heads.
-    """
+    """The stages of a recorded model."""
     deepest = grid.deepest(outputs)
     end = grid.flow.recording.producer.get(deepest, -1) + 1
     trunk = _Trunk(passes, grid, grid.flow.live(outputs), {*grid.flow.cuts([deepest])}, end)
@@ -187,15 +180,7 @@ def _named_stages(passes: Passes, grid: Grid, chosen: Any) -> Stages:
 
 
 class _Trunk:
-    """The modules one after another through which everything passes, each of one resolution, to group into stages.
-
-    Args:
-        passes: The recorded model.
-        grid: Reads its feature maps.
-        live: The tensors that are needed before each op.
-        cuts: Those through which everything passes on its way to the deepest one.
-        end: Number of the op at which the trunk ends.
-    """
+    """The modules one after another through which everything passes, each of one resolution, to group into stages."""
 
     def __init__(self, passes: Passes, grid: Grid, live: list[frozenset[int]], cuts: set[int], end: int) -> None:
         self.model, self.chosen, self.grid, self.live, self.cuts, self.end = (

@@ -54,11 +54,6 @@ def _layers_outside(flow: Dataflow, anatomy: Anatomy, main: Layers) -> int:
     """How many layers are outside the stages to prove; 0 where these are fewer than what runs up to the last stage.
 
     Layers after a stage count only where the stages hold no more than the stem: what follows others is a decoder.
-
-    Args:
-        flow: The pass.
-        anatomy: Its stages, stem and heads.
-        main: The main output, and the last layers before it.
     """
     recording = flow.recording
     ends = {stage.output for stage in anatomy.stages}

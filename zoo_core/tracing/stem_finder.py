@@ -46,11 +46,7 @@ _ARITHMETIC = frozenset(
 
 
 def find_stem(passes: Passes) -> tuple[str, ...]:
-    """Find the stem of a traced model: the paths of the first parametric layers that see the input.
-
-    Args:
-        passes: The recorded model.
-    """
+    """Find the stem of a traced model: the paths of the first parametric layers that see the input."""
     result = {owner(op, parameters): None for op, parameters in _ops_on_input(passes) if parameters}
     return tuple(path for path in result if path)
 
@@ -59,10 +55,6 @@ def numbers_per_channel(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
     """Names of the buffers with one number for each input channel that forward computes with before a stem.
 
     One that it needs elsewhere too, such as a mean that is added to an image that it gives, is left out.
-
-    Args:
-        passes: The recorded model.
-        stem: Paths of its first layers.
     """
     flow, buffers = passes.evaluated, dict(passes.model.named_buffers())
     layers = [passes.model.get_submodule(path) for path in stem]
@@ -112,13 +104,7 @@ def channel_counts(passes: Passes, stem: Sequence[str]) -> tuple[str, ...]:
 
 
 def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes: Iterable[str]) -> bool:
-    """Whether forward takes one channel more, where the stem and the numbers that repeat its channels say so.
-
-    Args:
-        passes: Of the model.
-        numbers: How many channels each of the first convolutions takes, by its path.
-        attributes: Paths of the integers that say it, too.
-    """
+    """Whether forward takes one channel more, where the stem and the numbers that repeat its channels say so."""
     model, counts = duplicate(passes.model), {*numbers.values()}
 
     def wider(x: Any) -> Any:
@@ -139,11 +125,6 @@ def _takes_more_channels(passes: Passes, numbers: Mapping[str, int], attributes:
 
 
 def _is_per_channel(value: object, counts: Collection[int]) -> bool:
-    """Whether a value is a tensor of fractions with one number for each channel, such as ``[1, 3, 1, 1]``.
-
-    Args:
-        value: What an attribute is.
-        counts: Of channels there may be.
-    """
+    """Whether a value is a tensor of fractions with one number for each channel, such as ``[1, 3, 1, 1]``."""
     is_fraction = isinstance(value, Tensor) and value.is_floating_point()
     return is_fraction and value.numel() in counts and value.numel() in value.shape  # type: ignore[attr-defined]

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from zoo_core.contract.anatomy import CANDIDATES, UNPROVEN, Anatomy
 from zoo_core.errors import AnatomyError, UsageError
+from zoo_core.surgery.layers import is_norm
 from zoo_core.surgery.metadata import unwrap
 from zoo_core.tracing.feature_maps import Grid, with_several_maps
 from zoo_core.tracing.head_finder import NoHead, can_be_head, find_heads
 from zoo_core.tracing.last_layers import Layers
-from zoo_core.tracing.passes import record_passes
+from zoo_core.tracing.passes import placed, record_passes
 from zoo_core.tracing.split_finder import proven, with_split
 from zoo_core.tracing.stage_finder import with_stages
 from zoo_core.tracing.stage_proof import unproven_stages
@@ -113,13 +113,13 @@ def trace(
     if any(each.role == "box" for each in heads):
         anatomy = replace(anatomy, indivisible=_DETECTOR)
     elif heads:
-        anatomy = proven(bare, with_split(passes, anatomy, main, grid), _example_on_device(passes.example, bare))
+        anatomy = proven(bare, with_split(passes, anatomy, main, grid), placed(passes.example, bare))
     if anatomy.indivisible:
         missing["split"] = anatomy.indivisible
     if why := unproven_stages(passes, grid, anatomy, main, stages):
         anatomy, missing["stages"] = replace(anatomy, stages=()), why
     anatomy = with_several_maps(passes.evaluated, anatomy)
-    norms = tuple(path for path, module in bare.named_modules() if _is_norm(module))
+    norms = tuple(path for path, module in bare.named_modules() if is_norm(module))
     is_batched = passes.example is not example
     return Trace(anatomy, missing, candidates, norms, any_size=passes.any_size, is_batched=is_batched)
 
@@ -163,14 +163,3 @@ def _headless(why: str | None, candidates: Sequence[str], last: Sequence[str]) -
     if last and not candidates:
         named = f"; none of its last layers can be one: {', '.join(map(repr, last[:4]))}"
     return f"{UNPROVEN}: {why}{named}"
-
-
-def _is_norm(module: nn.Module) -> bool:
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # noqa: SLF001 - the base of all
-    return isinstance(module, norms)
-
-
-def _example_on_device(example: Any, model: nn.Module) -> Any:
-    """The example on the device of the model that is traced."""
-    like = next(model.parameters(), torch.empty(0, device="cpu"))
-    return tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, example)

@@ -18,7 +18,7 @@ from zoo_core.surgery.features.dilate import dilated
 from zoo_core.surgery.features.extract import module_path, names_to_extract, recorded, tapped
 from zoo_core.surgery.features.forward import with_pre_hooks, without_hooks
 from zoo_core.surgery.features.twin import Hook, hooked, own_hooks, replaced
-from zoo_core.surgery.hold import held_paths
+from zoo_core.surgery.hold import is_held
 from zoo_core.surgery.inputs import FAILING, example_input, wrong_input
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of, unwrap
 from zoo_core.surgery.select import depths
@@ -60,12 +60,6 @@ STEM = "stem"
 
 def _pyramid(model: nn.Module, body: nn.Module, depth: int, most: int) -> list[Place]:
     """The maps of an encoder: the image, and one for each stride 2, 4, 8 and so on, without path where none is.
-
-    Args:
-        model: A model from ``zoo.get`` or ``zoo.adopt``.
-        body: The same, or its dilated twin.
-        depth: How many strides.
-        most: The largest stride that ``body`` has.
 
     Raises:
         UsageError: ``depth`` is not from 1 to the number of strides.
@@ -235,7 +229,6 @@ def _depth(model: nn.Module, path: str, order: list[str]) -> int:
     return max([before + (inside or before == len(stages)), *own])
 
 
-_TOKEN_AXES = 3
 _VIDEO_AXES = 5
 """Images, channels, time, rows and columns."""
 _MOST_TOKENS_OF_THE_WHOLE = 16
@@ -352,17 +345,13 @@ def _body(
     known = metadata_of(body)
     strides = {place.path: place.stride for place in chosen}
     stages = tuple(replace(each, stride=strides.get(each.output, each.stride)) for each in known.anatomy.stages)
-    attach(body, replace(known, anatomy=replace(known.anatomy, stages=stages), held=held_paths(body)))
+    held = frozenset(path for path, module in body.named_modules() if is_held(module))
+    attach(body, replace(known, anatomy=replace(known.anatomy, stages=stages), held=held))
     return body
 
 
 def _no_map(x: Tensor, stride: int) -> Tensor:
-    """A map without channels for an encoder, as segmentation_models_pytorch fills strides that a model lacks.
-
-    Args:
-        x: What the model was given.
-        stride: Pixels of ``x`` between neighbouring places.
-    """
+    """A map without channels for an encoder, as segmentation_models_pytorch fills strides that a model lacks."""
     return x.new_zeros(x.shape[0], 0, *(side // stride for side in x.shape[2:]))
 
 
@@ -379,7 +368,7 @@ def as_map(found: Tensor, x: Tensor, layout: str, stride: int, native: tuple[int
     Raises:
         NotSupported: Tokens are not a few that stand for the whole and then one for each place.
     """
-    if found.dim() != _TOKEN_AXES:
+    if found.dim() != _SIGNAL:
         return torch.movedim(found, -1, 1) if layout == "NHWC" else found
     height, width = _grid(x, stride, found.shape[1])
     time = _time(x, found.shape[1] // max(1, height * width))

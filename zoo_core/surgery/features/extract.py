@@ -152,11 +152,7 @@ def recorded(
 
 
 class LeftOut(Absent):
-    """In the place of a module left out: tells the call that extracts features when it runs before they are complete.
-
-    Args:
-        path: Where it stands.
-    """
+    """In the place of a module left out: tells the call that extracts features if it runs before they are complete."""
 
     def __init__(self, path: str) -> None:
         super().__init__()

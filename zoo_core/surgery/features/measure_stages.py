@@ -15,6 +15,7 @@ from zoo_core.errors import AnatomyError
 from zoo_core.surgery.features.forward import run_forward
 from zoo_core.surgery.noise import noise_like
 from zoo_core.utils.eval_mode import evaluating, inferring
+from zoo_core.utils.hooks import removing
 
 _MAP_AXES, _TOKEN_AXES, _SIGNAL_AXES = 4, 3, 2
 
@@ -80,20 +81,16 @@ def _maps(model: nn.Module, paths: Mapping[str, str], size: tuple[int, ...]) -> 
     for name, path in paths.items():
         if path not in known:
             raise AnatomyError(f"stage {name}: a {type(model).__name__} has no module {path!r}")
-    hooks = [
+    hooks = (
         known[path].register_forward_hook(lambda _, __, made, name=name: maps.__setitem__(name, made))
         for name, path in paths.items()
-    ]
-    why = ""
+    )
     try:
-        with torch.no_grad(), evaluating(model):
+        with removing(hooks), torch.no_grad(), evaluating(model):
             model(next(model.parameters()).new_zeros(1, *size))
     except (RuntimeError, ValueError, AssertionError) as error:  # how models say that an image is too small for them
-        why = f"{type(error).__name__}: {error}".partition("\n")[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return maps, why
+        return maps, f"{type(error).__name__}: {error}".partition("\n")[0]
+    return maps, ""
 
 
 def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], example: Any = None) -> Anatomy:
@@ -117,14 +114,10 @@ def with_live_maps(model: nn.Module, anatomy: Anatomy, size: tuple[int, ...], ex
 
     handles = [model.get_submodule(each.output).register_forward_hook(recording(each)) for each in anatomy.stages]
     try:
-        with inferring(model):
-            x = noise_like(model, size, example)
-            run_forward(model, x)
+        with removing(handles), inferring(model):
+            run_forward(model, noise_like(model, size, example))
     except Exception:  # noqa: BLE001 - it takes something else than an image: its own numbers have to do
         return anatomy
-    finally:
-        for handle in handles:
-            handle.remove()
     stages = tuple(result.get(each.name, each) for each in anatomy.stages)
     return anatomy if stages == anatomy.stages else replace(anatomy, stages=stages)
 

@@ -67,12 +67,7 @@ def bound_methods(module: nn.Module) -> list[str]:
 
 
 def pruned(model: Module, paths: Iterable[str]) -> Module:
-    """A twin of ``model`` split off with only the modules, parameters and buffers at some paths, and sharing them.
-
-    Args:
-        model: Left as it is.
-        paths: Dotted paths of what is kept, whole.
-    """
+    """A twin of ``model`` split off with only the modules, parameters and buffers at some paths, and sharing them."""
     selected = list(paths)
     if (inside := inside_compiled(model, selected)) is not None:
         return cast("Module", pruned(inside, selected))
@@ -90,12 +85,7 @@ def pruned(model: Module, paths: Iterable[str]) -> Module:
 
 
 def with_unsaved_buffers(model: Module, names: Iterable[str]) -> Module:
-    """A twin of ``model`` in which some of its own parameters are buffers that no state dict holds.
-
-    Args:
-        model: Left as it is.
-        names: Names of the parameters.
-    """
+    """A twin of ``model`` in which some of its own parameters are buffers that no state dict holds."""
     owners: dict[str, list[str]] = {}
     for name in names:
         owner, _, leaf = name.rpartition(".")

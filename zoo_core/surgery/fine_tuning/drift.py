@@ -103,7 +103,8 @@ def _frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
     for path, module in model.named_modules():
         if is_held(module) or path in held or (path not in moving and _is_frozen(model, path, module)):
-            result |= _frozen_buffers(path, module)
+            own = module.named_buffers(recurse=False)
+            result |= {f"{path}.{name}" if path else name: tensor for name, tensor in own}
     return result
 
 
@@ -125,11 +126,6 @@ def _drifting_norms(model: nn.Module) -> dict[str, nn.Module]:
         for path, module in model.named_modules()
         if path in held and getattr(module, "running_mean", None) is not None and not is_held(module)
     }
-
-
-def _frozen_buffers(path: str, module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of a frozen module, by the names under which ``zoo.drift`` reports them."""
-    return {f"{path}.{name}" if path else name: tensor for name, tensor in module.named_buffers(recurse=False)}
 
 
 def _is_same_memory(a: Tensor, b: Tensor) -> bool:

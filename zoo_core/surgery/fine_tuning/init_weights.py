@@ -277,14 +277,10 @@ def _rule(scheme: object, options: Mapping[str, object] | None) -> Rule:
                 "options belong to one scheme, and a mapping has several",
                 hint="functools.partial(torch.nn.init.normal_, std=0.02) carries its own",
             )
-        return _by_class({_checked_class(kind): _fill(of_kind, {}) for kind, of_kind in scheme.items()})
+        fills = {_checked_class(kind): _fill(of_kind, {}) for kind, of_kind in scheme.items()}
+        return lambda layer: next((fills[kind] for kind in type(layer).__mro__ if kind in fills), None)
     fill = _fill(scheme, options or {})
     return lambda layer: _ones if is_norm(layer) else fill if isinstance(layer, _LAYERS) else None
-
-
-def _by_class(fills: Mapping[type[nn.Module], Fill]) -> Rule:
-    """The rule by which a layer is initialized with the scheme of the nearest of its classes."""
-    return lambda layer: next((fills[kind] for kind in type(layer).__mro__ if kind in fills), None)
 
 
 def _checked_class(kind: object) -> type[nn.Module]:

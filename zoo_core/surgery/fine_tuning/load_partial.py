@@ -114,7 +114,9 @@ def load_partial(
     else:
         choice = Choice(likeliest_candidate(content, source))
     state = choice.state
-    entries = (skip,) if isinstance(skip, str) else _default_skip(model, match) if skip is None else tuple(skip)
+    if skip is None:
+        skip = ("head",) if match == "order" and anatomy_of(model).heads else ()
+    entries = (skip,) if isinstance(skip, str) else tuple(skip)
     left_out, left_behind = _skipped(model, state, inside, entries)
     candidates = {name: tensor for name, tensor in own.items() if name not in left_out}
     offered = {name: tensor for name, tensor in state.items() if name not in left_behind}
@@ -201,11 +203,6 @@ def _inside_wrappers(model: nn.Module, *, is_adapted: bool) -> dict[str, str]:
     return {name: short for short, name in without_wrappers({plain.get(name, name): name for name in own}).items()}
 
 
-def _default_skip(model: nn.Module, match: str) -> tuple[str, ...]:
-    """What a partial load leaves out unless told otherwise: the head, where tensors are paired by order."""
-    return ("head",) if match == "order" and anatomy_of(model).heads else ()
-
-
 def _skipped(
     model: nn.Module, state: State, inside: Mapping[str, str], entries: Sequence[str]
 ) -> tuple[set[str], set[str]]:
@@ -233,8 +230,7 @@ def _match_by_name(own: State, given: State, source: str) -> _Match:
         if name not in given:
             result.notes[name] = f"not in {source}"
         elif given[name].shape != tensor.shape:
-            shapes = f"of shape {list(given[name].shape)} in {source}, {list(tensor.shape)} in the model"
-            result.notes[name] = shapes
+            result.notes[name] = f"of shape {list(given[name].shape)} in {source}, {list(tensor.shape)} in the model"
         elif loss := loss_of_values(tensor, given[name]):
             result.notes[name] = f"{loss} in {source}"
         else:

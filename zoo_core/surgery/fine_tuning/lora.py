@@ -24,6 +24,7 @@ from zoo_core.surgery.select import select
 from zoo_core.surgery.structure import under
 from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.hooks import removing
 from zoo_core.utils.only_errors import PYTREE, only_errors
 from zoo_core.utils.random_state import seeded
 
@@ -282,15 +283,12 @@ def _plain(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
         return compare
 
     bare = unwrap(model)
-    handles = [module.register_forward_hook(hook(path)) for path, module in layers.items()]
+    handles = (module.register_forward_hook(hook(path)) for path, module in layers.items())
     try:
-        with evaluating(bare), torch.no_grad():
+        with removing(handles), evaluating(bare), torch.no_grad():
             bare(example_input(model))
     except Exception:  # noqa: BLE001 - what forward takes is not an image: plain classes are taken as they are
         return [path for path, module in layers.items() if type(module) in (nn.Linear, nn.Conv2d)]
-    finally:
-        for handle in handles:
-            handle.remove()
     return [path for path in layers if seen.get(path)]
 
 

@@ -213,10 +213,8 @@ def _add_param_group(optimizer: Optimizer, sibling: Mapping[str, Any], group: Ma
 
     A scheduler keeps the rates between which it moves in the groups, in lists of its own, or in both.
     """
-    count, place = (
-        len(optimizer.param_groups),
-        next(i for i, each in enumerate(optimizer.param_groups) if each is sibling),
-    )
+    count = len(optimizer.param_groups)
+    place = next(i for i, each in enumerate(optimizer.param_groups) if each is sibling)
     rates = {name: sibling[name] * ratio for name in _RATES if name in sibling}
     kept = {name: each for name, each in sibling.items() if name != "weight_decay"}
     optimizer.add_param_group({**kept, **group, **rates})
@@ -322,16 +320,6 @@ def _not_decayed(model: nn.Module, what: Iterable[str]) -> set[str]:
     return result
 
 
-def _vectors(model: nn.Module) -> set[str]:
-    """Names of the parameters with one axis at most, for groups without weight decay."""
-    return {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
-
-
-def _biases(model: nn.Module) -> set[str]:
-    """Names of the parameters that are biases, for groups without weight decay."""
-    return {name for name, _ in model.named_parameters() if is_bias(name)}
-
-
 def _of_norms(model: nn.Module) -> set[str]:
     """Names of the parameters of norms, for groups without weight decay."""
     norms = [(path, module) for path, module in model.named_modules() if is_norm(module)]
@@ -351,8 +339,8 @@ def _matching(model: nn.Module, patterns: Iterable[str]) -> set[str]:
 
 
 _OF_WORD: dict[str, Callable[[nn.Module], set[str]]] = {
-    "vector": _vectors,
-    "bias": _biases,
+    "vector": lambda model: {name for name, each in model.named_parameters() if each.dim() <= 1},
+    "bias": lambda model: {name for name, _ in model.named_parameters() if is_bias(name)},
     "norm": _of_norms,
     "position": lambda model: _matching(model, _POSITIONS),
     "declared": _declared,

@@ -35,6 +35,7 @@ from zoo_core.utils.arguments import check_count, strict_arguments
 from zoo_core.utils.attributes import set_attribute
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.utils.hooks import removing
 from zoo_core.utils.memory_format import follows, lay_last
 from zoo_core.utils.random_state import seeded
 
@@ -452,10 +453,6 @@ def _emptied_places(model: nn.Module, anatomy: Anatomy, features: Tensor) -> dic
 def _run_in(model: nn.Module, piece: Callable[[], Any]) -> list[str]:
     """Paths of the modules that run in the pool before a head to swap, those that hold others first."""
     seen: set[nn.Module] = set()
-    handles = [part.register_forward_pre_hook(lambda part, _: seen.add(part)) for part in model.modules()]
-    try:
+    with removing(part.register_forward_pre_hook(lambda part, _: seen.add(part)) for part in model.modules()):
         piece()
-    finally:
-        for handle in handles:
-            handle.remove()
     return [path for path, part in model.named_modules() if part in seen and path]

@@ -122,9 +122,8 @@ def adapt_stem(
     with editing(model, "adapt_stem", record={"in_channels": in_channels, "policy": policy, "map": map}) as edit:
         example = metadata_of(bare).example
         if example is not None:
-            example = _adapted_example(
-                bare, example, old_count, in_channels, partial(_adapt_twin, edit.anatomy, orders, plan)
-            )
+            adapt = partial(_adapt_twin, edit.anatomy, orders, plan)
+            example = _adapted_example(bare, example, old_count, in_channels, adapt)
         changed = _adapt(bare, edit.anatomy, layers, orders, plan, seed)
         before = metadata_of(bare).receipt.tensors
         is_new = plan.policy == "random"
@@ -280,13 +279,6 @@ def _adapted_example(model: nn.Module, example: Any, old: int, new: int, adapt: 
 
     It runs without values, or with them where the model does not run without. A model that runs in neither way, as one
     that takes no batch of one, is believed.
-
-    Args:
-        model: As it is before; left so.
-        example: What it takes: each image, clip or signal of ``old`` channels gets ``new`` ones.
-        old: Input channels that it has.
-        new: Those that it is to have.
-        adapt: Adapts a copy.
 
     Raises:
         NotSupported: The copy does not run: a layer or tensor beside the stem is made for the old channels too.

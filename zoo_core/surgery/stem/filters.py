@@ -86,14 +86,7 @@ def order_of(
 
 
 def channels_by_filters(model: nn.Module, layer: nn.Module, expected: int, size: tuple[int, ...]) -> int:
-    """How many channels images have by first-layer filters: as many as these take, or what comes to that many there.
-
-    Args:
-        model: As for :func:`order_of`; it may be on the meta device, since only shapes are looked at.
-        layer: As there.
-        expected: As there.
-        size: As there.
-    """
+    """How many channels images have by first-layer filters: as many as these take, or what comes to that many there."""
     inputs, axis = input_channels_of(layer), _axis(layer)
     if inputs == expected:
         return expected
@@ -163,15 +156,13 @@ def _given_to_filters(model: nn.Module, layer: nn.Module, image: Tensor) -> Tens
     def stop(_: nn.Module, args: tuple[Any, ...]) -> NoReturn:
         raise _FiltersReached(args[0])
 
-    hook = layer.register_forward_pre_hook(stop)
     try:
-        model(image)
+        with layer.register_forward_pre_hook(stop):
+            model(image)
     except _FiltersReached as reached:
         return reached.given
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError):
-        return None  # the library's way to say that the image has the wrong number of channels
-    finally:
-        hook.remove()
+        pass  # the library's way to say that the image has the wrong number of channels
     return None
 
 
@@ -429,10 +420,6 @@ def _filter_reach(layer: nn.Module) -> list[int]:
 
 def _check_can_be_silent(layer: nn.Module, hint: str) -> None:
     """Refuse filters that respond to a channel on which their weights are zero.
-
-    Args:
-        layer: The convolution.
-        hint: What can be done instead.
 
     Raises:
         NotSupported: The layer hears a channel whose weights are zero.
