@@ -1,4 +1,4 @@
-"""Work that follows a growing file."""
+"""Work in a background thread beside a growing file."""
 
 import hashlib
 import os
@@ -12,69 +12,47 @@ from zoo_core.weights.download.background import Background, BackgroundHash
 
 @pytest.fixture
 def background():
-    """Makes one that notes the stretches it was given, and closes it."""
-    made = []
-
-    def make(act, **options):
-        made.append(Background(act, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    one = Background()
+    yield one
+    one.close()
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_every_byte_is_seen_once_and_in_order(background, apart):
+def test_things_are_done_in_order_and_once(background):
     seen = []
-    one = background(lambda begin, end: seen.append((begin, end)), step=10, apart=apart)
-    for length in (3, 9, 12, 40, 41, 77):
-        one.follow(length)
-    one.catch_up(80)
-    assert [begin for begin, _ in seen] == [0, *(end for _, end in seen[:-1])]
-    assert seen[-1][1] == 80
-
-
-def test_little_is_done_without_another_thread(background):
-    threads = []
-    one = background(lambda _begin, _end: threads.append(threading.current_thread()), step=10)
-    one.follow(9)
-    one.catch_up(9)
-    assert threads == [threading.current_thread()]
+    for number in range(50):
+        background.do(lambda number=number: seen.append(number))
+    background.wait()
+    assert seen == [*range(50)]
 
 
 def test_the_writer_goes_on_meanwhile(background):
     go_on = threading.Event()
-    one = background(lambda _begin, _end: go_on.wait(10), step=10)
-    one.follow(10)
-    one.follow(20)
-    assert not go_on.is_set()
+    background.do(lambda: go_on.wait(10) and None)
+    background.do(lambda: None)
+    assert not background.is_idle
     go_on.set()
-    one.catch_up(20)
+    background.wait()
+    assert background.is_idle
 
 
-def fail(_begin, _end):
+def fail():
     raise OSError(5, "the disk is broken")
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_a_failure_is_the_writers_too(background, apart):
-    one = background(fail, step=10, apart=apart)
+@pytest.mark.parametrize("has_threads", [True, False])
+def test_a_failure_is_the_writers_too(has_threads, background, monkeypatch):
+    if not has_threads:
+        monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
     with pytest.raises(OSError, match="broken"):  # noqa: PT012 - by whichever call comes first
-        one.follow(10)
-        one.catch_up(10)
+        background.do(fail)
+        background.wait()
 
 
 def test_where_no_thread_can_be_had_it_is_done_in_between(background, monkeypatch):
-    def no_more(_thread):
-        raise RuntimeError("can't start new thread")
-
-    seen = []
-    one = background(lambda begin, end: seen.append((begin, end)), step=10)
-    monkeypatch.setattr(threading.Thread, "start", no_more)
-    one.follow(10)
-    one.follow(30)
-    assert seen == [(0, 10), (10, 30)]
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+    threads = []
+    background.do(lambda: threads.append(threading.current_thread()))
+    assert threads == [threading.current_thread()]
 
 
 def blocks_of(data, count):

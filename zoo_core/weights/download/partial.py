@@ -124,7 +124,9 @@ class Partial:
                 rest = rest[self._file.write(rest) :]
             self.length += len(block)
             self._hashing.add(block)
-            self._flushing.follow(self.length)
+            if self.length - self._flushed >= _FLUSH_FROM and self._flushing.is_idle:
+                self._flushed = self.length
+                self._flushing.do(self._flush)
         except OSError as error:
             self._keep = False
             raise disk_error(self.path.parent, error) from error
@@ -166,8 +168,8 @@ class Partial:
 
     def _follow(self) -> None:
         """Hash what is written while more arrives, and keep the disk busy, so that little is left to do in the end."""
-        self._hashing = BackgroundHash()
-        self._flushing = Background(self._flush, step=_FLUSH_FROM)
+        self._hashing, self._flushing = BackgroundHash(), Background()
+        self._flushed = 0
 
     def _unfollow(self) -> None:
         self._hashing.close()
@@ -188,7 +190,7 @@ class Partial:
         finally:
             self._file.seek(0, os.SEEK_END)
 
-    def _flush(self, _begin: int, _end: int) -> None:
+    def _flush(self) -> None:
         getattr(os, "fdatasync", os.fsync)(self._file.fileno())
 
     def touch(self) -> None:
@@ -245,7 +247,7 @@ class Partial:
             no_follow.make_folder(final.parent)
             refuse_odd(final)
             self._require_own()
-            self._flushing.catch_up(self.length)  # an error of the disk is reported once: not a second time by fsync
+            self._flushing.wait()  # an error of the disk is reported once: not a second time by fsync
             if read_only and hasattr(os, "fchmod"):
                 os.fchmod(self._file.fileno(), os.fstat(self._file.fileno()).st_mode & 0o777 & ~0o222)
             os.fsync(self._file.fileno())
