@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import sys
@@ -115,12 +116,7 @@ def _candidates(urls: Sequence[str], sha256: str) -> Iterator[Path]:
             if digests.is_full(sha256):
                 yield repository / "blobs" / sha256
             if ".." not in match[3].split("/"):
-                yield from sorted(repository.glob(f"snapshots/*/{_escaped(match[3])}"))
-
-
-def _escaped(path: str) -> str:
-    """The path of a file to be reused from the hub's own cache, with its wildcards escaped."""
-    return re.sub(r"([\[\]*?])", r"[\1]", path)
+                yield from sorted(repository.glob(f"snapshots/*/{glob.escape(match[3])}"))
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,7 @@ def _copied(cache: Cache, path: Path, digest: str, file: str) -> Path:
     """Copy a file of this machine that is reused into the cache, where it cannot be linked."""
     urls, place = (path.absolute().as_uri(),), cache.place
     return download(
-        Request.of(path.name, urls, digest, file=file, folder=cache.arriving, place=place, read_only=True)
+        Request(path.name, urls, digest, file=file, folder=cache.arriving, place=place, read_only=True)
     ).path
 
 
