@@ -347,7 +347,7 @@ def test_a_source_file_that_shrinks_while_it_is_read_is_an_error_of_ours(tmp_pat
     from zoo_core.weights.request import Request
 
     place, url = tmp_path / "net.pth", source.as_uri()
-    request = Request.of("net", (url,), DIGEST, folder=tmp_path, place=lambda _digest, _file: place, policy=policy)
+    request = Request("net", (url,), DIGEST, folder=tmp_path, place=lambda _digest, _file: place, policy=policy)
     with pytest.raises(WeightsError):
         download(request, Shrinking())
     assert not (tmp_path / "net.pth").exists()

@@ -466,7 +466,7 @@ def test_an_interrupt_leaves_no_line_behind(server, url, tmp_path, policy):
 
     server.always[PATH] = lambda handler, data: parts(handler, data, pause=0.01)
     place = tmp_path / NAME
-    request = Request.of(
+    request = Request(
         "net", (url,), DIGEST, size=len(DATA), folder=tmp_path, place=lambda _digest, _file: place, policy=policy
     )
     with pytest.raises(KeyboardInterrupt):

@@ -70,7 +70,7 @@ def fetch(
     require_trust((url,), expected)
     dest = _folder(dest)
     folder = no_follow.real(dest)
-    request = Request.of(
+    request = Request(
         shown(url),
         (url,),
         expected,
@@ -107,16 +107,11 @@ def _tidied(final: Path) -> Path:
 
 def _folder(dest: str | os.PathLike[str]) -> Path:
     """The folder in which the caller of ``fetch`` wants the file, as an absolute path."""
-    try:
-        folder = expand(dest).absolute()
-    except TypeError as error:
-        raise UsageError(f"not a folder: {dest!r}", expected="a path", cause=str(error), dest=dest) from error
+    folder = expand(dest).absolute()
     try:
         os.fsencode(folder)
     except UnicodeEncodeError as error:
         raise UsageError(f"not a folder: {dest!r}", cause=str(error), dest=dest) from error
-    if "\0" in str(folder):
-        raise UsageError(f"not a folder: {dest!r}", cause="a zero byte is in it", dest=dest)
     return folder
 
 

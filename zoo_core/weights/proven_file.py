@@ -11,13 +11,13 @@ from zoo_core.utils.paths import expand
 from zoo_core.weights.cache.store import Cache, Entry
 from zoo_core.weights.checkpoint.read import shards_in
 from zoo_core.weights.request import Artefact, Request
+from zoo_core.weights.transport.policy import Policy
 from zoo_core.weights.trust.licenses import require_license
 from zoo_core.weights.trust.lock import current_lock, require_preprocessing
 from zoo_core.weights.trust.rules import checked_trust, known_bytes
 
 if TYPE_CHECKING:
     from zoo_core.contract.card import Card, Weights
-    from zoo_core.weights.transport.policy import Policy
 
 
 def obtain_file(path: str | os.PathLike[str]) -> Artefact:
@@ -90,7 +90,7 @@ def obtain(
         return artefact
     from zoo_core.weights.fetch_missing import fetch_missing
 
-    request = Request.of(
+    request = Request(
         name,
         weights.urls,
         sha256,
@@ -101,6 +101,6 @@ def obtain(
         read_only=True,
         trust=believed,
         progress=progress,
-        policy=policy,
+        policy=policy or Policy(),
     )
     return fetch_missing(entry, weights, request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,61 +24,42 @@ class Request:
         name: What to call it in messages: ``family/name@tag``, or its url.
         urls: Where it is, in the order to try.
         sha256: The whole digest, a prefix of it, or ``""`` to accept the first bytes that come.
-        strength: What vouches for bytes of that digest, as in :class:`Artefact`.
-        size: Its length in bytes, when known.
-        file: Its plain file name.
         folder: Where the partial file goes; on one file system with the place of the final one.
         place: The final path for a file of some digest and name.
+        file: Its plain file name; that of its first url where it is left out.
+        strength: What vouches for bytes of that digest, as in :class:`Artefact`; a whole one proves them where this is
+            left out.
+        size: Its length in bytes, when known.
         read_only: Whether the final file may not be written.
         trust: ``"first-use"`` takes what comes, also over plain http.
         progress: Whether to show progress; None means as the settings and the terminal say.
         policy: How patient to be.
+
+    Example:
+        >>> from pathlib import Path
+        >>> request = Request("net", ("file:///net.pth",), "5c106cde", folder=Path(), place=Path)
+        >>> request.strength, request.stem
+        ('weak', 'net-5c106cde.pth')
     """
 
     name: str
     urls: tuple[str, ...]
     sha256: str
-    strength: str
-    size: int | None
-    file: str
+    _: KW_ONLY
     folder: Path
     place: Callable[[str, str], Path]
+    file: str = ""
+    strength: str = ""
+    size: int | None = None
     read_only: bool = False
     trust: Trust | None = None
     progress: bool | None = False
     policy: Policy = field(default_factory=Policy)
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        urls: tuple[str, ...],
-        sha256: str,
-        *,
-        folder: Path,
-        place: Callable[[str, str], Path],
-        file: str = "",
-        strength: str = "",
-        size: int | None = None,
-        read_only: bool = False,
-        trust: Trust | None = None,
-        progress: bool | None = False,
-        policy: Policy | None = None,
-    ) -> Request:
-        """The request for a file, for every caller; the arguments are the attributes.
-
-        Where they are left out, the file is named after its first url, and a whole digest proves it.
-
-        Example:
-            >>> from pathlib import Path
-            >>> Request.of("net", ("file:///net.pth",), "5c106cde", folder=Path(), place=Path).strength
-            'weak'
-        """
-        file = file or file_name(urls[0])
-        strength = strength or ("proven" if digests.is_full(sha256) else "weak")
-        return cls(
-            name, urls, sha256, strength, size, file, folder, place, read_only, trust, progress, policy or Policy()
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", self.file or file_name(self.urls[0]))
+        proof = "proven" if digests.is_full(self.sha256) else "weak"
+        object.__setattr__(self, "strength", self.strength or proof)
 
     def final(self, digest: str) -> Path:
         """Where its bytes belong, when they have that digest."""
@@ -91,12 +72,7 @@ class Request:
 
     @property
     def stem(self) -> str:
-        """What its partial files and its lock are named after, and no other request's in the same folder.
-
-        Example:
-            >>> Request("net", ("file:///net.pth",), "5c106cde", "weak", None, "net.pth", None, None).stem
-            'net-5c106cde.pth'
-        """
+        """What its partial files and its lock are named after, and no other request's in the same folder."""
         stem, dot, suffix = self.file.rpartition(".")
         unknown = "unknown-" + hashlib.sha256("\n".join(self.urls).encode()).hexdigest()[:16]
         digest = self.sha256[:16] or unknown

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-
 _AT_ONCE = 1 << 18
 """Bytes that are worth a change of threads."""
 _WAITING = 16 << 20
