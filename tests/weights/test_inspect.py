@@ -17,7 +17,7 @@ import zoo_core as zoo
 from zoo_core.cli.group import zoo as commands
 from zoo_core.errors import Unreadable
 from zoo_core.registry.zoo import current_zoo
-from zoo_core.weights.checkpoint.describe import Ends, describe
+from zoo_core.weights.checkpoint.describe import describe, ends_of
 from zoo_core.weights.checkpoint.read import open_checkpoint, open_outline
 from zoo_core.weights.checkpoint.signatures import all_signatures, match, sign, write_signatures
 from zoo_core.weights.formats.outline import outline_of
@@ -74,7 +74,7 @@ def test_sizes_and_the_form_of_the_head_are_told(path, name, options, expected):
 
 def test_the_keypoints_of_a_detector_are_told():
     shapes = {"keypoint.kps_score_lowres.weight": (512, 5, 4, 4), "conv1.weight": (64, 3, 7, 7)}
-    assert Ends.of(shapes).keypoints == 5
+    assert ends_of(shapes).keypoints == 5
 
 
 def test_of_models_that_are_alike_the_one_that_the_file_names_comes_first(path):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from math import isqrt
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.weights.checkpoint.names import common_prefix, under, without_parallel
 from zoo_core.weights.checkpoint.signatures import Match, Signature, all_signatures, match
@@ -45,37 +45,37 @@ class Ends:
     keypoints: int | None
     head: str | None
 
-    @classmethod
-    def of(cls, shapes: Shapes, apart: Collection[str] = ()) -> Self:
-        """The ends of a state dict.
 
-        Args:
-            shapes: Tensor name to shape, in the order of the file.
-            apart: Paths of heads, and names of first layers, of the model that it looks like.
+def ends_of(shapes: Shapes, apart: Collection[str] = ()) -> Ends:
+    """Describe the ends of a state dict.
 
-        Example:
-            >>> shapes = {"stem.weight": (8, 3, 3, 3), "fc.0.weight": (16, 8), "fc.2.weight": (9, 16)}
-            >>> Ends.of(shapes, ["fc"])
-            Ends(classes=9, channels=3, image_size=None, keypoints=None, head='fc: 8 to 16 to 9')
-        """
-        weights = {name: shape for name, shape in shapes.items() if name.endswith("weight") and len(shape) >= _MATRIX}
-        first = next((shape for shape in weights.values() if len(shape) >= _KERNEL), None)
-        heads = [
-            (path, [shape for name, shape in weights.items() if name.startswith(f"{path}.")])
-            for path in sorted(apart)
-            if path not in shapes
-        ]
-        path, layers = next(((path, each) for path, each in heads if each), ("", []))
-        last = layers or [*weights.values()]
-        kernel = next((shape for name, shape in shapes.items() if "keypoint" in name and len(shape) == _KERNEL), None)
-        scores = next((s for name, s in shapes.items() if "kps_score" in name and len(s) == _KERNEL), None)
-        return cls(
-            classes=last[-1][0] if last else None,
-            channels=first[1] if first else None,
-            image_size=_image_size(shapes, first),
-            keypoints=scores[1] if scores and kernel else None,
-            head=_describe_head(path, layers) if layers else None,
-        )
+    Args:
+        shapes: Tensor name to shape, in the order of the file.
+        apart: Paths of heads, and names of first layers, of the model that it looks like.
+
+    Example:
+        >>> shapes = {"stem.weight": (8, 3, 3, 3), "fc.0.weight": (16, 8), "fc.2.weight": (9, 16)}
+        >>> ends_of(shapes, ["fc"])
+        Ends(classes=9, channels=3, image_size=None, keypoints=None, head='fc: 8 to 16 to 9')
+    """
+    weights = {name: shape for name, shape in shapes.items() if name.endswith("weight") and len(shape) >= _MATRIX}
+    first = next((shape for shape in weights.values() if len(shape) >= _KERNEL), None)
+    heads = [
+        (path, [shape for name, shape in weights.items() if name.startswith(f"{path}.")])
+        for path in sorted(apart)
+        if path not in shapes
+    ]
+    path, layers = next(((path, each) for path, each in heads if each), ("", []))
+    last = layers or [*weights.values()]
+    kernel = next((shape for name, shape in shapes.items() if "keypoint" in name and len(shape) == _KERNEL), None)
+    scores = next((s for name, s in shapes.items() if "kps_score" in name and len(s) == _KERNEL), None)
+    return Ends(
+        classes=last[-1][0] if last else None,
+        channels=first[1] if first else None,
+        image_size=_image_size(shapes, first),
+        keypoints=scores[1] if scores and kernel else None,
+        head=_describe_head(path, layers) if layers else None,
+    )
 
 
 def _describe_head(path: str, layers: list[tuple[int, ...]]) -> str:
@@ -110,8 +110,8 @@ _DEEPEST = 4
 
 
 @dataclass(frozen=True)
-class StateDict:
-    """The description of one state dict in a checkpoint.
+class StateDict(Ends):
+    """The description of one state dict in a checkpoint, its ends among it.
 
     Attributes:
         keys: The keys that lead to it.
@@ -120,11 +120,6 @@ class StateDict:
         tensors: How many tensors there are.
         parameters: How many numbers they have.
         dtypes: Of those, with how many tensors have each.
-        classes: What the last layer has for outputs, as far as names and shapes tell.
-        channels: What the first convolution takes, as far as names and shapes tell.
-        image_size: The side of the images that position tables are for, where there are some.
-        keypoints: How many a detector finds, where it does.
-        head: The layers of the head of the model that it looks like: path and sizes.
         odd: Names of tensors that are none of plain numbers, and what they are.
         matches: Models that it looks like, the best first.
     """
@@ -135,11 +130,6 @@ class StateDict:
     tensors: int
     parameters: int
     dtypes: dict[str, int]
-    classes: int | None
-    channels: int | None
-    image_size: int | None
-    keypoints: int | None
-    head: str | None
     odd: dict[str, str]
     matches: tuple[Match, ...]
 
@@ -174,7 +164,7 @@ def _described(candidate: Candidate, known: Mapping[str, Signature], said: Colle
     state = under(tensors, prefix)
     plain = {name: tensor for name, tensor in state.items() if not unsupported_kind(tensor)}
     apart = known[matches[0].name].apart if matches else ()
-    ends = Ends.of({name: tuple(tensor.shape) for name, tensor in plain.items()}, apart)
+    ends = ends_of({name: tuple(tensor.shape) for name, tensor in plain.items()}, apart)
     return StateDict(
         keys=candidate.keys,
         prefix=prefix,
@@ -182,11 +172,7 @@ def _described(candidate: Candidate, known: Mapping[str, Signature], said: Colle
         tensors=len(state),
         parameters=sum(tensor.numel() for tensor in plain.values()),
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in plain.values())),
-        classes=ends.classes,
-        channels=ends.channels,
-        image_size=ends.image_size,
-        keypoints=ends.keypoints,
-        head=ends.head,
+        **vars(ends),
         odd={name: kind for name, tensor in state.items() if (kind := unsupported_kind(tensor))},
         matches=tuple(matches[:_MOST]),
     )
