@@ -68,24 +68,21 @@ def numpy_calls(make: Callable[[Numbers], object], odd: Callable[[str], object])
         odd: The kind of an array that is none of plain numbers, in words, to what stands for it.
     """
 
-    def array(dtype: object, shape: object, data: object, order: object, axes: object = None) -> object:
+    def array(data: object, dtype: object, shape: object, order: object, axes: object = None) -> object:
         numbers = _numbers(dtype, shape, data, order, axes)
         return odd("numpy array of something else than numbers") if numbers is None else make(numbers)
 
     def finish(state: Any) -> object:
         require(type(state) is tuple and len(state) in (4, 5))
         shape, dtype, by_columns, data = state[-4:]
-        return array(dtype, shape, data, "F" if by_columns else "C")
+        return array(data, dtype, shape, "F" if by_columns else "C")
 
     def reconstruct(kind: object, *_: object) -> object:
         return Later(_ARRAY, finish) if kind == _ARRAY else Foreign(str(kind))
 
-    def from_buffer(data: object, dtype: object, shape: object, order: object, axes: object = None) -> object:
-        return array(dtype, shape, data, order, axes)
-
     calls: dict[str, Callable[..., object]] = {
         "multiarray._reconstruct": reconstruct,
-        "numeric._frombuffer": from_buffer,
+        "numeric._frombuffer": array,
         "multiarray.scalar": _scalar,
     }
     return {f"numpy.{core}.{name}": call for core in ("core", "_core") for name, call in calls.items()}
@@ -182,11 +179,9 @@ def _tensor(archive: NpzFile, name: str) -> Tensor:
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
-        msg = f"{name} is an array of objects, which would have to be unpickled"
-        raise NotNumbers(msg) from error
+        raise NotNumbers(f"{name} is an array of objects, which would have to be unpickled") from error
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     try:
         return torch.from_numpy(np.require(native, requirements=("C", "W")))
     except TypeError as error:
-        msg = f"{name} is an array of {array.dtype}, which torch does not have"
-        raise NotNumbers(msg) from error
+        raise NotNumbers(f"{name} is an array of {array.dtype}, which torch does not have") from error

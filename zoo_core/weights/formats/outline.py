@@ -9,7 +9,7 @@ import json
 import stat
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -139,7 +139,7 @@ def _safetensors(file: Path) -> dict[str, Outline]:
     header.pop("__metadata__", None)
     require(file.stat().st_size == 8 + length + max((each["data_offsets"][1] for each in header.values()), default=0))
     places = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-    return {name: Outline(_size(each["shape"]), _SAFETENSORS[each["dtype"]]) for name, each in places}
+    return {name: Outline(size_of(each["shape"]), _SAFETENSORS[each["dtype"]]) for name, each in places}
 
 
 def _archive(file: Path, head: bytes) -> object:
@@ -163,8 +163,8 @@ def _archive(file: Path, head: bytes) -> object:
         ).load()
 
 
-def _size(values: Any = ()) -> tuple[int, ...]:
-    """The shape of an outline, checked."""
+def size_of(values: Any = ()) -> tuple[int, ...]:
+    """The shape of a tensor or of its outline, from a file and checked."""
     require(type(values) in (tuple, list) and all(type(each) is int and 0 <= each < 1 << 62 for each in values))
     return tuple(values)
 
@@ -172,17 +172,17 @@ def _size(values: Any = ()) -> tuple[int, ...]:
 def _outline_of_tensor(storage: Any, _offset: object, size: object, *_: object) -> Outline:
     """The outline of a tensor that a pickle describes, of the dtype of its storage."""
     require(type(storage) is tuple)
-    return Outline(_size(size), storage[0])
+    return Outline(size_of(size), storage[0])
 
 
 def _outline_of_dtype(*values: Any) -> Outline:
     """The outline of a tensor that a pickle describes, of a dtype of its own."""
     require(len(values) > 6)  # noqa: PLR2004 - storage, offset, size, stride, gradient, hooks, dtype
-    return Outline(_size(values[2]), str(values[6]).removeprefix("torch."))
+    return Outline(size_of(values[2]), str(values[6]).removeprefix("torch."))
 
 
-def _outline_of_parameter(data: object, *_: object) -> object:
-    """The outline of a parameter: that of its tensor."""
+def tensor_of_parameter(data: object, *_: object) -> object:
+    """The tensor of a parameter, or its outline, in place of it."""
     return data
 
 
@@ -199,15 +199,24 @@ def wrapped(kind: object, *_: object) -> OddTensor:
     return OddTensor("DTensor, one process's shard of a tensor" if is_shard else f"tensor of the class {name!s:.80}")
 
 
-def _outline_of_subclass(function: object, kind: object, arguments: object, _state: object = None) -> object:
-    """The outline of a tensor of a class of its own, where that is a parameter or buffer; else an odd tensor."""
-    known = _CALLS.get(function) if type(function) is Name else None
-    if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
+def tensor_of_subclass(
+    calls: Mapping[str, Callable[..., object]], function: object, kind: object, arguments: object, _state: object = None
+) -> object:
+    """The tensor of a class of its own, or its outline, where that is torch's parameter or buffer; else an odd tensor.
+
+    Args:
+        calls: What makes tensors or outlines, by the names that a pickle has for it.
+        function: The name of what makes this one.
+        kind: The name of its class.
+        arguments: What the function is given.
+    """
+    known = calls.get(function) if type(function) is Name else None
+    if known is None or type(arguments) is not tuple or str(kind) not in _PLAIN_CLASSES:
         return wrapped(kind)
     return known(*arguments)
 
 
-PLAIN_CLASSES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
+_PLAIN_CLASSES = {"torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer", "torch.Tensor"}
 UTILS = "torch._utils."
 ODD_CALLS: dict[str, Callable[..., OddTensor]] = {
     f"{UTILS}_rebuild_sparse_tensor": _odd("sparse tensor"),
@@ -224,10 +233,10 @@ _CALLS: dict[str, Callable[..., object]] = {
     f"{UTILS}_rebuild_tensor": _outline_of_tensor,
     f"{UTILS}_rebuild_tensor_v2": _outline_of_tensor,
     f"{UTILS}_rebuild_tensor_v3": _outline_of_dtype,
-    f"{UTILS}_rebuild_parameter": _outline_of_parameter,
-    f"{UTILS}_rebuild_parameter_with_state": _outline_of_parameter,
+    f"{UTILS}_rebuild_parameter": tensor_of_parameter,
+    f"{UTILS}_rebuild_parameter_with_state": tensor_of_parameter,
     f"{UTILS}_rebuild_qtensor": _odd("quantised tensor"),
-    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _outline_of_parameter,
-    "torch._tensor._rebuild_from_type_v2": _outline_of_subclass,
-    "torch.Size": _size,
+    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": tensor_of_parameter,
+    "torch._tensor._rebuild_from_type_v2": lambda *given: tensor_of_subclass(_CALLS, *given),
+    "torch.Size": size_of,
 }

@@ -302,10 +302,7 @@ class Unpickler:
         state = self._stack.pop()
         target = self._stack[-1]
         if type(target) is Later:
-            self._left -= (
-                sum(len(each) for each in state if isinstance(each, str | bytes)) if type(state) is tuple else 0
-            )
-            require(self._left >= 0, _TOO_MANY)
+            self._charge(state if type(state) is tuple else ())
             target.made = self._stack[-1] = target.finish(state)
         elif type(target) is Foreign:
             target.state = state

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from zoo_core.weights.formats.memory_limits import require_modest
 from zoo_core.weights.formats.numpy_arrays import numpy_calls, tensor_of
-from zoo_core.weights.formats.outline import ODD_CALLS, PLAIN_CLASSES, STORAGES, UTILS, OddTensor, wrapped
+from zoo_core.weights.formats.outline import (
+    ODD_CALLS,
+    STORAGES,
+    UTILS,
+    OddTensor,
+    size_of,
+    tensor_of_parameter,
+    tensor_of_subclass,
+)
 from zoo_core.weights.formats.plain_pickle import Name, require
 
 DTYPES: dict[str, torch.dtype] = {word: getattr(torch, name) for word, (name, _) in STORAGES.items()}
@@ -139,11 +147,6 @@ def _marked(tensor: Tensor, metadata: Untrusted) -> Tensor:
     return -tensor if marks.get("neg") else tensor
 
 
-def _parameter(data: Untrusted, *_: Untrusted) -> object:
-    """Rebuild a parameter: as the tensor that it is."""
-    return data
-
-
 def _quantized(
     storage: Untrusted, offset: Untrusted, size: Untrusted, stride: Untrusted, quantizer: Untrusted, *_: Untrusted
 ) -> object:
@@ -164,33 +167,18 @@ def _quantized(
         return rebuild(typed, offset, size, stride, quantizer, False, None)  # noqa: FBT003 - torch's argument
 
 
-def _subclass(function: Untrusted, kind: Untrusted, arguments: Untrusted, state: Untrusted) -> object:
-    """Rebuild a tensor of a class of its own, where the class is torch's parameter or buffer."""
-    known = CALLS.get(function) if type(function) is Name else None
-    if known is None or type(arguments) is not tuple or str(kind) not in PLAIN_CLASSES:
-        return wrapped(kind)
-    del state
-    return known(*arguments)
-
-
-def _size(values: Untrusted = ()) -> tuple[Any, ...]:
-    """Rebuild a ``torch.Size``, as a tuple."""
-    require(type(values) in (tuple, list) and all(map(is_count, values)))
-    return tuple(values)
-
-
 CALLS: dict[str, Callable[..., object]] = {
     **ODD_CALLS,
     **numpy_calls(tensor_of, OddTensor),
     f"{UTILS}_rebuild_tensor": _tensor,
     f"{UTILS}_rebuild_tensor_v2": _tensor,
     f"{UTILS}_rebuild_tensor_v3": _tensor_of_dtype,
-    f"{UTILS}_rebuild_parameter": _parameter,
-    f"{UTILS}_rebuild_parameter_with_state": _parameter,
+    f"{UTILS}_rebuild_parameter": tensor_of_parameter,
+    f"{UTILS}_rebuild_parameter_with_state": tensor_of_parameter,
     f"{UTILS}_rebuild_qtensor": _quantized,
-    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _subclass,
-    "torch.Size": _size,
+    f"{UTILS}_rebuild_device_tensor_from_cpu_tensor": tensor_of_parameter,
+    "torch._tensor._rebuild_from_type_v2": lambda *given: tensor_of_subclass(CALLS, *given),
+    "torch.Size": size_of,
 }
 """What makes tensors."""
 CONSTANTS: dict[str, object] = {
