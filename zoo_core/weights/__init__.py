@@ -32,8 +32,7 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     """Import a public name of the weights package when it is first used."""
     if name not in _PUBLIC:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

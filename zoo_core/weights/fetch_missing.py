@@ -133,11 +133,6 @@ def _reachable(request: Request, passed_over: Path | None) -> tuple[str, ...]:
     return urls
 
 
-def _is_moved_by_setting(url: str) -> bool:
-    """Whether the ``rewrite`` setting moves the url of missing weights, not ``HF_ENDPOINT``, which only a user sets."""
-    return rewritten(url) != url and not is_hub(rewritten(url))
-
-
 def _with_declared_digest(entry: Entry, request: Request, failed: Attempts) -> Request:
     """Give the request for missing weights the digest that a shared cache, a mirror or the hub declares.
 
@@ -185,7 +180,8 @@ def _declared_by_hub(request: Request) -> str:
     """The digest that the hub declares for missing weights, now or when its own cache was filled."""
     attempts: Attempts = []
     for original, url in zip(request.urls, map(rewritten, request.urls), strict=True):
-        is_moved_by_checkout = _is_moved_by_setting(original) and not settings.may_vouch("rewrite")
+        # HF_ENDPOINT, which only a user sets, moves it within the hub
+        is_moved_by_checkout = url != original and not is_hub(url) and not settings.may_vouch("rewrite")
         if is_moved_by_checkout and not (request.sha256 or request.trust):
             continue  # who wrote the settings would vouch for bytes of their own
         if looks_like_hub(url) and not settings.offline() and not (hub_is_offline() and is_hub(url)):

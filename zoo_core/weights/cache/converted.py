@@ -37,11 +37,12 @@ from zoo_core.utils.mapped_pages import release
 from zoo_core.weights.cache.refs import Ref, fresh_ref, read_ref
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.checkpoint.candidates import Candidate
-from zoo_core.weights.checkpoint.read import Checkpoint, open_checkpoint
+from zoo_core.weights.checkpoint.read import Checkpoint, open_checkpoint, read_and_tell
 from zoo_core.weights.checkpoint.unsupported import unsupported_kind
 from zoo_core.weights.digest import Stamp, has_noted, is_full, steady_digest
 from zoo_core.weights.download.disk import refuse_odd, require_space
 from zoo_core.weights.download.partial import Partial
+from zoo_core.weights.formats.safetensors import misaligned, plan, read_aligned
 
 if TYPE_CHECKING:
     from zoo_core.weights.request import Artefact
@@ -69,9 +70,6 @@ def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
     Warns:
         ZooWarning: There is no room for the copy; the weights are read without it.
     """
-    from zoo_core.weights.checkpoint.read import read_and_tell
-    from zoo_core.weights.formats.safetensors import misaligned
-
     believed = is_full(artefact.sha256) and artefact.strength != "local"
     if not believed or settings.verify() == "always" or not settings.convert():
         return read_and_tell(artefact.path)[0]
@@ -82,7 +80,7 @@ def state_dict_of(artefact: Artefact) -> dict[str, Tensor]:
     state, mapped = read_and_tell(artefact.path)
     if mapped and misaligned(state) < _WORTH_IT:
         return state
-    made = copy.make(state, artefact.path.stem, mapped=mapped)
+    made = copy.read() if copy.write(state, artefact.path.stem, mapped=mapped) else None
     return state if made is None else made
 
 
@@ -130,8 +128,6 @@ class Copy:
         path = self.prove()
         if path is None:
             return None
-        from zoo_core.weights.formats.safetensors import read_aligned
-
         try:
             return read_aligned(path)
         except (Unreadable, ValueError, KeyError):
@@ -161,14 +157,6 @@ class Copy:
                 self._note(path, digest, stamp)
         return path
 
-    def make(self, state: Mapping[str, Tensor], name: str, *, mapped: bool = False) -> dict[str, Tensor] | None:
-        """Write the copy and map it; arguments and warnings are those of :meth:`write`.
-
-        Returns:
-            The tensors, or None when there is no copy.
-        """
-        return self.read() if self.write(state, name, mapped=mapped) else None
-
     def write(self, state: Mapping[str, Tensor], name: str, *, mapped: bool = False) -> bool:
         """Write the copy.
 
@@ -184,8 +172,6 @@ class Copy:
         Warns:
             ZooWarning: There is no room.
         """
-        from zoo_core.weights.formats.safetensors import plan
-
         parts = plan(state)
         if parts is None:
             return False
@@ -218,8 +204,6 @@ class Copy:
             state: What is in the object.
             mapped: Whether it is mapped from a file, whose pages are given back on the way.
         """
-        from zoo_core.weights.formats.safetensors import plan
-
         path, parts = self.prove(), plan(state)
         if path is None or parts is None or no_follow.status(path).st_size != sum(map(len, parts)):
             return False

@@ -86,9 +86,7 @@ def read_ref(path: Path) -> Ref | None:
     """
     try:
         text = no_follow.read_text(path)
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except CacheError:
         raise

@@ -148,16 +148,11 @@ def read_signatures(where: str) -> Iterator[Signature]:
 
 def write_signatures(signatures: Iterable[Signature]) -> bytes:
     """The bytes of the file of signatures that a plugin ships; the same for the same signatures."""
-    rows = [
-        [*(each.name, each.count, f"{each.body:x}", f"{each.whole:x}"), _hexadecimal(each.sketch), list(each.apart)]
-        for each in signatures
-    ]
+    rows = []
+    for each in signatures:
+        sketch = " ".join(f"{value:x}" for value in each.sketch)
+        rows.append([each.name, each.count, f"{each.body:x}", f"{each.whole:x}", sketch, list(each.apart)])
     return gzip.compress(json.dumps(rows, separators=(",", ":")).encode(), mtime=0)
-
-
-def _hexadecimal(values: Iterable[int]) -> str:
-    """Hashes of the names and shapes in a state dict, as the text that its family's signatures have."""
-    return " ".join(f"{value:x}" for value in values)
 
 
 def all_signatures() -> Iterator[Signature]:

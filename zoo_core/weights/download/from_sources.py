@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_core.errors import DigestMismatch, FetchError, WeightsError
 from zoo_core.weights import digest as digests
@@ -19,9 +18,6 @@ from zoo_core.weights.request import Artefact, Request
 from zoo_core.weights.transport.failures import Permanent, Transient, WrongContent
 from zoo_core.weights.transport.sources import source_of
 from zoo_core.weights.transport.urls import host_of, shown
-
-if TYPE_CHECKING:
-    from zoo_core.weights.transport.source_protocol import Source
 
 Advance = Callable[[int, int | None], None]
 
@@ -144,17 +140,12 @@ def _from_one(url: str, partial: Partial, request: Request, wrong: list[tuple[st
             else:
                 if not request.sha256 or digests.agrees(partial.digest, request.sha256):
                     return True
-                wrong.append((partial.digest, _what_came(partial, source)))
+                what = f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}"
+                wrong.append((partial.digest, f"{what} ({source.route})" if source.route else what))
             partial.restart()
         return False
     finally:
         source.close()
-
-
-def _what_came(partial: Partial, source: Source) -> str:
-    """What bytes a source had in place of the right ones, in words: to find out where they were exchanged."""
-    what = f"sha256 {partial.digest}, {partial.length:,} bytes, {describe(partial.head())}"
-    return f"{what} ({source.route})" if source.route else what
 
 
 def _mismatch(request: Request, attempts: list[tuple[str, str]], got: str) -> WeightsError:

@@ -62,14 +62,6 @@ def turn(
         yield lambda: any(holder.released for holder in holders)
 
 
-def _first_of_node() -> bool:
-    """Whether this process has the ownership of a download without locks: any but a later rank of a node.
-
-    ``torchrun`` and its like number the processes of a node in ``LOCAL_RANK``.
-    """
-    return os.environ.get("LOCAL_RANK", "0") in ("", "0")
-
-
 class _Holder:
     """A lock file that says which process has the ownership of a download. Use it in a ``with`` statement.
 
@@ -138,7 +130,7 @@ def _settled(holder: _Holder, *, ready: Callable[[], bool], progress: Callable[[
             if holder.acquire():
                 return True
         except (OSError, NotImplementedError):  # a file system without locks, or one that is read-only
-            if _first_of_node():
+            if os.environ.get("LOCAL_RANK", "0") in ("", "0"):  # the first process of a node, as torchrun numbers them
                 return True
             time.sleep(_POLL)
         now = progress()

@@ -51,7 +51,7 @@ class Partial:
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
-        self.length = 0
+        self.length = self._flushed = 0
         self._file = file
         self._keep = True
         self._published = False

@@ -26,18 +26,13 @@ def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Cal
     """
     if show is None:
         show = settings.progress()
-    if show is False or not _is_writable(sys.stderr):
+    if show is False or sys.stderr is None or getattr(sys.stderr, "closed", False):  # as of a program without a console
         yield lambda _done, _total: None
     elif not _is_terminal(sys.stderr):
         yield _Lines(name, size, sys.stderr, at_once=bool(show))
     else:
         with _bar(name, size) as advance:
             yield advance
-
-
-def _is_writable(stream: TextIO | None) -> bool:
-    """Whether progress can be written there: a program without a console may have no stream, or a closed one."""
-    return stream is not None and not getattr(stream, "closed", False)
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -142,7 +142,7 @@ class HttpSource:
 
     def _ask(self, method: str, url: str, **options: Any) -> requests.Response:
         token = hub_token(url)
-        auth = _Bearer(token) if token else None
+        auth = _bearer(token) if token else None
         headers = {**options.pop("headers", {}), **_headers_for(url)}
         return self._session.request(
             method, url, auth=auth, headers=headers, allow_redirects=False, timeout=self._policy.timeout, **options
@@ -258,15 +258,14 @@ def _headers_for(url: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in result}
 
 
-class _Bearer(requests.auth.AuthBase):
-    """Sends a token with an HTTP request to the host that it is for, and not where that is redirected to."""
+def _bearer(token: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """What adds a token to an HTTP request to the host that it is for, and not to where that is redirected to."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+    def signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {token}"
         return request
+
+    return signed
 
 
 def _as_utf8(text: str) -> str:

@@ -11,7 +11,7 @@ from importlib.resources.readers import MultiplexedPath
 from importlib.util import find_spec
 from operator import truediv
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 from urllib.parse import unquote, urlsplit
 
 from zoo_core.errors import ZooError
@@ -28,7 +28,23 @@ if TYPE_CHECKING:
 _REMOTE_BLOCK = 1 << 20
 
 
-class RemoteSource:
+class _OfFiles:
+    """What sources of files have that are opened anew for each reading."""
+
+    route = ""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def another(self) -> Self:
+        """Another reader of the same file."""
+        return type(self)(self.url)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class RemoteSource(_OfFiles):
     """A source through fsspec: a file in a bucket, or wherever else fsspec can open one.
 
     Args:
@@ -39,8 +55,7 @@ class RemoteSource:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.route = ""
+        super().__init__(url)
         scheme = urlsplit(url).scheme
         try:
             from fsspec.core import url_to_fs
@@ -50,13 +65,6 @@ class RemoteSource:
             self._files, self._path = url_to_fs(url)
         except Exception as error:  # each store raises errors of its own
             raise Permanent(f"{scheme}:// cannot be read: {error}") from error
-
-    def another(self) -> RemoteSource:
-        """Another reader of the same file."""
-        return RemoteSource(self.url)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     @contextlib.contextmanager
     def read(self, offset: int, etag: str, end: int | None = None) -> Iterator[Reply]:  # noqa: ARG002 - the digest proves
@@ -115,23 +123,12 @@ def source_of(url: str, policy: Policy, *, proven: bool) -> Source:
     return RemoteSource(url)
 
 
-class LocalSource:
+class LocalSource(_OfFiles):
     """A source on this machine: a file, or one inside an installed package.
 
     Args:
         url: ``file:///path`` or ``package://name.of.package/path/in/it``.
     """
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.route = ""
-
-    def another(self) -> LocalSource:
-        """Another reader of the same file."""
-        return LocalSource(self.url)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     @contextlib.contextmanager
     def read(self, offset: int, etag: str, end: int | None = None) -> Iterator[Reply]:  # noqa: ARG002 - no need of them here

@@ -47,7 +47,12 @@ def require_license(name: str, licenses: Licenses, accepted: Sequence[str] | Non
     if isinstance(accepted, str):
         raise UsageError(f"licenses={accepted!r}", expected="a list, such as ['apache-2.0', 'mit']")
     rules = [_accepted_part(item) for item in accepted]
-    refused = {part: value for part in PARTS if not _accepts(rules, part, value := getattr(licenses, part).lower())}
+    named = {part: getattr(licenses, part).lower() for part in PARTS}
+    refused = {
+        part: value
+        for part, value in named.items()
+        if not any(scope in ("*", part) and fnmatchcase(value, pattern) for scope, pattern in rules)
+    }
     if refused:
         missing = " and ".join(f'"{part}:{value}"' for part, value in refused.items())
         raise LicenseRefused(
@@ -71,8 +76,3 @@ def _accepted_part(item: object) -> tuple[str, str]:
     if part not in PARTS:
         raise UsageError(f"licenses has {item!r}", expected=f"one of {', '.join(PARTS)} before the colon")
     return part, pattern
-
-
-def _accepts(rules: list[tuple[str, str]], part: str, value: str) -> bool:
-    """Whether a licence of the code, the weights or the data is among those that were accepted."""
-    return any(scope in ("*", part) and fnmatchcase(value, pattern) for scope, pattern in rules)

@@ -76,24 +76,21 @@ def _entry_of(table: dict[str, Any]) -> Locked:
     values = dict(table)
     known = {item.name for item in dataclasses.fields(Locked)}
     if missing := [name for name in ("name", "sha256", "size", "file", "urls") if name not in values]:
-        msg = f"missing: {', '.join(missing)}"
-        raise ValueError(msg)
+        raise ValueError(f"missing: {', '.join(missing)}")
     if unknown := [name for name in values if name not in known]:
-        msg = f"unknown: {', '.join(unknown)}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown: {', '.join(unknown)}")
     for name in ("name", "sha256", "file", "plugin", "library"):
         if not isinstance(values.get(name, ""), str):
-            msg = f"{name} must be a text"
-            raise TypeError(msg)
+            raise TypeError(f"{name} must be a text")
     _check_values(values)
     described = values.pop("preprocessing", None)
-    preprocessing = {key: _tupled(value) for key, value in dict(described or {}).items()}
+    given = dict(described or {}).items()
+    preprocessing: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
     if preprocessing.get("crop") == ():  # TOML has no null
         preprocessing["crop"] = None
     licenses = Licenses(**values.pop("licenses", {}))
     if not all(isinstance(value, str) for value in dataclasses.astuple(licenses)):
-        msg = "licenses must be texts"
-        raise TypeError(msg)
+        raise TypeError("licenses must be texts")
     return Locked(
         **{**values, "urls": tuple(values["urls"]), "outputs": tuple(values.get("outputs", ()))},
         licenses=licenses,
@@ -105,28 +102,18 @@ def _check_values(values: dict[str, Any]) -> None:
     """Refuse an entry of a lock file in which a value is not what it should be."""
     size, urls = values.get("size"), values.get("urls")
     if not _NAME.fullmatch(values["name"]):
-        msg = f"name must be 'family/name@tag', not {values['name']!r}"
-        raise ValueError(msg)
+        raise ValueError(f"name must be 'family/name@tag', not {values['name']!r}")
     if not digests.is_full(values["sha256"]):
-        msg = f"sha256 must be 64 lower-case hex digits, not {values['sha256']!r}"
-        raise ValueError(msg)
+        raise ValueError(f"sha256 must be 64 lower-case hex digits, not {values['sha256']!r}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        msg = f"size must be a length in bytes, not {size!r}"
-        raise ValueError(msg)
+        raise ValueError(f"size must be a length in bytes, not {size!r}")
     if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url for url in urls):
-        msg = "urls must be a list of texts"
-        raise ValueError(msg)
+        raise ValueError("urls must be a list of texts")
     for url in urls:
         urlsplit(url)
     outputs = values.get("outputs", [])
     if not isinstance(outputs, list) or not all(isinstance(each, int | float) for each in outputs):
-        msg = "outputs must be a list of numbers"
-        raise ValueError(msg)
-
-
-def _tupled(value: Any) -> Any:
-    """A list in a lock file as the tuple that its entry has."""
-    return tuple(value) if isinstance(value, list) else value
+        raise ValueError("outputs must be a list of numbers")
 
 
 def _table_of(entry: Locked) -> str:

@@ -135,6 +135,7 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
         from cyclonedx.model.bom import Bom
         from cyclonedx.model.component import Component, ComponentType
         from cyclonedx.output.json import JsonV1Dot6
+        from cyclonedx.spdx import fixup_id
     except ImportError as error:
         raise NotSupported(
             "a bill of materials is written by cyclonedx-python-lib", hint="pip install 'zoo-core[provenance]'"
@@ -149,7 +150,7 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
                 version=entry.tag,
                 bom_ref=entry.name,
                 hashes=[HashType(alg=HashAlgorithm.SHA_256, content=entry.sha256)],
-                licenses=[licenses.make_from_string(_spdx(entry.licenses.weights))],
+                licenses=[licenses.make_from_string(fixup_id(entry.licenses.weights) or entry.licenses.weights)],
                 external_references=[
                     ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(shown(url)))
                     for url in entry.urls
@@ -159,13 +160,6 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
         )
     text: str = JsonV1Dot6(bom).output_as_string(indent=2)
     return text
-
-
-def _spdx(license_name: str) -> str:
-    """The name of a licence in a bill of materials, as SPDX writes it; one that SPDX does not have stays as it is."""
-    from cyclonedx.spdx import fixup_id
-
-    return fixup_id(license_name) or license_name
 
 
 def _properties(entry: Locked) -> Iterator[tuple[str, str]]:
