@@ -13,8 +13,9 @@ from zoo_core.build.costs import cost_of, cost_of_run, parts_of
 from zoo_core.cli.browse import browse, page
 from zoo_core.cli.list import list_
 from zoo_core.cli.list_without_click import list_plainly, print_models
+from zoo_core.contract.card_file import card_to_record
 from zoo_core.errors import UsageError
-from zoo_core.registry.choose import Entry
+from zoo_core.registry.choose import ACCURACY, Entry
 from zoo_core.registry.zoo import current_zoo
 
 
@@ -36,7 +37,10 @@ def test_what_a_model_is_chosen_by_is_what_its_card_says():
     registry = current_zoo()
     for name in registry.list("*", family="pretrainedmodels"):
         card = registry.resolve(name)[0]
-        assert registry.entries(name) == [Entry.of_card(card, registry.member(card.family).costs.get(card.name))]
+        (entry,) = registry.entries(name)
+        assert entry == Entry.of_record(card_to_record(card), registry.member(card.family).costs.get(card.name))
+        assert (entry.id, entry.parameters, entry.default) == (card.id, card.parameters, card.default)
+        assert [figure.accuracy for figure in entry.figures] == [each.metrics.get(ACCURACY) for each in card.weights]
 
 
 def test_a_registered_model_is_chosen_too():

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from zoo_core.contract.card import Card, Preprocessing
-from zoo_core.contract.card_file import CardFile
+from zoo_core.contract.card_file import CardFile, card_to_record
 from zoo_core.errors import AnatomyError, CatalogError, raised_in
 from zoo_core.registry.choose import Entry
 from zoo_core.registry.plugins import Plugin, go_without, is_installed, version_of
@@ -207,7 +207,9 @@ class Catalog(MutableMapping[str, Card]):
         for record in self._file.records() if self._file is not None else ():
             with suppress(AttributeError, KeyError, TypeError):  # a malformed card is named where it is used
                 result[record["name"]] = Entry.of_record(record, costs.get(record["name"]))
-        return result | {name: Entry.of_card(card, costs.get(name)) for name, card in self._cards.items()}
+        return result | {
+            name: Entry.of_record(card_to_record(card), costs.get(name)) for name, card in self._cards.items()
+        }
 
     def values(self) -> ValuesView[Card]:
         """All cards in order; those of a file are read in one go, which is much faster than each by its name."""
