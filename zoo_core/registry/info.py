@@ -61,11 +61,7 @@ def outline(card: Card) -> str:
 
 
 def lines_on_others(card: Info) -> Iterator[str]:
-    """What is different about models of that name in other families, a line each, and which the name alone means.
-
-    Args:
-        card: The model that was requested.
-    """
+    """What is different about models of that name in other families, a line each, and which the name alone means."""
     for other in card.others:
         yield f"also in {other.id}: {'; '.join(differences(card, other)) or 'the same by all that is known'}"
     if card.others:
@@ -75,10 +71,6 @@ def lines_on_others(card: Info) -> Iterator[str]:
 
 def differences(card: Card, other: Card) -> Iterator[str]:
     """For the info on a model, what is different about one of the same name, its default weights and preprocessing.
-
-    Args:
-        card: The model that was requested.
-        other: The one in another family.
 
     Example:
         >>> net = Card(family="acme", name="net", build="acme:net", parameters=10)
@@ -95,7 +87,9 @@ def differences(card: Card, other: Card) -> Iterator[str]:
         if mine or theirs:
             yield "has no weights" if mine else "has weights"
         return
-    changed = [*_changed_preprocessing(mine.preprocessing, theirs.preprocessing)]
+    names = [spec.name for spec in fields(Preprocessing)]
+    both = [(name, *(getattr(each.preprocessing, name) for each in (mine, theirs))) for name in names]
+    changed = [f"{name} {_shown(new)} instead of {_shown(old)}" for name, old, new in both if old != new]
     yield f"preprocessed differently: {', '.join(changed)}" if changed else "preprocessed alike"
     yield f"weights {theirs.tag}{_figure(theirs)} instead of {mine.tag}{_figure(mine)}"
     if theirs.num_classes != mine.num_classes:
@@ -107,14 +101,6 @@ def differences(card: Card, other: Card) -> Iterator[str]:
 def _default_weights(card: Card) -> Weights | None:
     """Default weights of a model, for the info on others of the same name; None without any."""
     return card.find() if card.weights and card.default else None
-
-
-def _changed_preprocessing(mine: Preprocessing, theirs: Preprocessing) -> Iterator[str]:
-    """What is different about the preprocessing of a model of that name in another family, field by field."""
-    for spec in fields(Preprocessing):
-        old, new = getattr(mine, spec.name), getattr(theirs, spec.name)
-        if old != new:
-            yield f"{spec.name} {_shown(new)} instead of {_shown(old)}"
 
 
 def _figure(weights: Weights) -> str:

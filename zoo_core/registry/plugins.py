@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from pkgutil import resolve_name
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,9 @@ def _fill(plugin: Plugin, module: Any) -> None:
     for answer in answers["zoo_families"]:
         plugin.families = (*plugin.families, *_checked_families(answer))
     for answer in answers["zoo_commands"]:
-        plugin.commands = {**plugin.commands, **_checked_commands(answer)}
+        if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
+            raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
+        plugin.commands = {**plugin.commands, **answer}
 
 
 def _plain_hook_answers(module: object) -> dict[str, list[object]] | None:
@@ -230,14 +233,11 @@ def _hook_answers(name: str, plugin: object) -> tuple[dict[str, list[object]], t
     manager.register(plugin, name)
     known = [hook.__name__ for hook in hooks.HOOKS]
     callers = [caller.name for caller in vars(manager.hook).values() if isinstance(caller, pluggy.HookCaller)]
-    notes = tuple(_unknown_hook(caller, known) for caller in callers if caller not in known)
-    return {hook: getattr(manager.hook, hook)() for hook in known}, notes
-
-
-def _unknown_hook(hook: str, known: list[str]) -> str:
-    """A note on a loaded plugin with a hook that does not exist, and the one that may have been meant."""
-    meant = did_you_mean(close_matches(hook, known), f"the hooks are {', '.join(known)}")
-    return f"unknown hook {hook!r}: {meant}"
+    notes = []
+    for unknown in (caller for caller in callers if caller not in known):
+        meant = did_you_mean(close_matches(unknown, known), f"the hooks are {', '.join(known)}")
+        notes.append(f"unknown hook {unknown!r}: {meant}")
+    return {hook: getattr(manager.hook, hook)() for hook in known}, tuple(notes)
 
 
 def _checked_families(answer: object) -> tuple[Family, ...]:
@@ -258,13 +258,6 @@ def _checked_families(answer: object) -> tuple[Family, ...]:
     if len(set(names)) != len(names):
         raise PluginError(f"zoo_families returned one family twice: {', '.join(names)}")
     return families
-
-
-def _checked_commands(answer: object) -> Mapping[str, str]:
-    """The commands of a plugin that is being loaded; PluginError where they are no dict of strings."""
-    if not isinstance(answer, dict) or not all(isinstance(text, str) for item in answer.items() for text in item):
-        raise PluginError(f"zoo_commands must return a dict of name to 'package.module:command', got {answer!r}")
-    return answer
 
 
 GROUP = "zoo_core"
@@ -294,7 +287,6 @@ class PluginEntry:
     def dist(self) -> Distribution:
         """The distribution, read now."""
         from importlib.metadata import Distribution
-        from pathlib import Path
 
         return Distribution.at(Path(self.folder))
 
@@ -320,16 +312,7 @@ def is_installed(distribution: str) -> bool:
         >>> is_installed("Torch"), is_installed("a-missing-library")
         (True, False)
     """
-    if _normalized(distribution) in _folders(tuple(sys.path)):
-        return True
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import distribution as read
-
-    try:
-        read(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
+    return version_of(distribution) is not None
 
 
 def version_of(distribution: str) -> str | None:

@@ -38,8 +38,11 @@ def remembered(family: Family, version: str, plugin: str) -> CardFile | None:
     Warns:
         ZooWarning: The library cannot be indexed.
     """
-    try:
-        path = _reindexed_folder() / f"{quote(f'{family.name} {version} {plugin}', safe=' ')}.jsonl"
+    from platformdirs import user_cache_path
+
+    name = quote(f"{family.name} {version} {plugin}", safe=" ")
+    try:  # in a folder for this user alone, as catalogues name functions that are called
+        path = user_cache_path("zoo") / "catalogues" / f"{name}.jsonl"
         problem = "" if path.exists() else _reindex_problem(family, path)
     except RuntimeError as error:  # this user has no home folder
         problem = str(error)
@@ -65,13 +68,6 @@ def index(cards: str, path: str) -> None:
         made = Path(folder, "cards.jsonl")
         write_cards(made, resolve_name(cards)())
         made.replace(path)
-
-
-def _reindexed_folder() -> Path:
-    """Folder of the catalogues indexed anew, for this user alone, as they name functions that are called."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("zoo") / "catalogues"
 
 
 def _reindex_problem(family: Family, path: Path) -> str:

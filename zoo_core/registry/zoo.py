@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core import settings
 from zoo_core.contract.family import Family
 from zoo_core.errors import DuplicatePlugin, FamilyUnavailable, PluginError, UnknownModel, UsageError, ZooWarning
+from zoo_core.registry.choose import HEADER, cells, chosen
 from zoo_core.registry.families import Member, Own
 from zoo_core.registry.lookup_errors import (
     name_of_folder,
@@ -27,6 +28,7 @@ from zoo_core.registry.lookup_errors import (
     unknown_task,
 )
 from zoo_core.registry.plugins import Plugin, load_plugins, warn_of_unknown
+from zoo_core.text import html_table
 from zoo_core.utils.arguments import strict_arguments_of
 from zoo_core.utils.paths import is_folder, is_written_as_path
 
@@ -206,8 +208,6 @@ class Zoo:
         Raises:
             UsageError: As :meth:`list` does, or no weights of any family have that licence.
         """
-        from zoo_core.registry.choose import chosen
-
         result = chosen(self.entries(pattern, family=family, task=task), **filters)
         license_ = filters.get("license")
         if license_ is not None and not result:
@@ -344,9 +344,6 @@ class ModelNames(builtins.list[str]):
     """Rows of that table."""
 
     def _repr_html_(self) -> str:
-        from zoo_core.registry.choose import HEADER, cells
-        from zoo_core.text import html_table
-
         zoo, shown = current_zoo(), self[: self._MOST]
         families = {name.partition("/")[0] for name in shown} & zoo.claims.keys()
         entries = {entry.id: entry for family in families for entry in zoo.entries(family=family)}
