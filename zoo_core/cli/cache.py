@@ -11,9 +11,12 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.cli.options import complete_kept
+from zoo_core.errors import Untrusted, UsageError
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import human
 from zoo_core.weights import Cache
-from zoo_core.weights.cache import inventory, pruning
+from zoo_core.weights.cache import bundle as bundles
+from zoo_core.weights.cache import inventory, mirrors, pruning
 from zoo_core.weights.cache.converted import Copy, copies
 
 
@@ -110,8 +113,6 @@ def path(name: str | None) -> None:
 @click.option("--hugging-face", is_flag=True, help="Everything that the Hugging Face hub's library has downloaded.")
 def import_(file: tuple[Path, ...], *, torch_hub: bool, hugging_face: bool) -> None:
     """Bring files that are on this machine's disk already into the cache, where their digests prove what they are."""
-    from zoo_core.errors import Untrusted, UsageError
-    from zoo_core.registry.zoo import current_zoo
     from zoo_core.weights.cache.other_caches import adopt, hugging_face_folder, torch_hub_folder
 
     result = list(file)
@@ -149,8 +150,6 @@ def export_mirror(folder: Path, pattern: tuple[str, ...]) -> None:
 
     Other machines use it with ZOO_MIRROR=https://host/folder.
     """
-    from zoo_core.weights.cache import mirrors
-
     kept, _ = inventory.contents(Cache(), pattern)
     count = mirrors.export_mirror(Cache(), kept, folder)
     echo(f"{count} file{'' if count == 1 else 's'} in {folder}; serve it, and set ZOO_MIRROR to its url")
@@ -166,8 +165,6 @@ def bundle() -> None:
 @click.argument("pattern", nargs=-1)
 def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
     """Write the weights in the cache, or those that match PATTERN, to FILE."""
-    from zoo_core.weights.cache import bundle as bundles
-
     kept, _ = inventory.contents(Cache(), pattern)
     count = bundles.export_bundle(Cache(), kept, file)
     echo(f"{count} names in {file}; `zoo bundle import {file.name}` takes them in elsewhere")
@@ -177,7 +174,5 @@ def export_bundle(file: Path, pattern: tuple[str, ...]) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def import_bundle(file: Path) -> None:
     """Take the weights in FILE into the cache; each is hashed on its way in."""
-    from zoo_core.weights.cache import bundle as bundles
-
     for name in bundles.import_bundle(Cache(), file):
         echo(name)

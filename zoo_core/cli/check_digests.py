@@ -12,6 +12,7 @@ from zoo_core import settings
 from zoo_core.cli.console import echo
 from zoo_core.errors import CacheError, Unreadable, ZooError
 from zoo_core.utils.atomic_write import whole_file
+from zoo_core.weights import obtain
 from zoo_core.weights.formats.sniff import NEXT_STEPS, describe
 from zoo_core.weights.transport.urls import shown
 
@@ -73,8 +74,6 @@ def print_digests(family: str, cards: Iterable[Card], json_file: Path | None) ->
     Returns:
         Whether every file could be had.
     """
-    from zoo_core.weights import obtain
-
     results: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     try:
@@ -88,7 +87,10 @@ def print_digests(family: str, cards: Iterable[Card], json_file: Path | None) ->
                 echo(f"failed {each.name} {shown(each.weights.urls[0])}\n  {error}", err=True)
             else:
                 results.append({**_facts(each), "size": artefact.size, "sha256": artefact.sha256})
-                _print_digest(each, artefact)
+                size, digest = artefact.size, artefact.sha256
+                own = f'size={size},\nsha256="{digest}",'  # to be copied into the card
+                said = f'digests={{"{each.key}": "{digest}"}},  # {size:,} bytes' if each.key else own
+                echo(f"# {each.name}  {shown(each.weights.urls[0])}\n{said}")
     finally:
         if json_file:
             text = json.dumps({"family": family, "weights": results, "failed": failures}, indent=2)
@@ -131,12 +133,3 @@ def _require_weights(each: Missing, artefact: Artefact) -> None:
             hint=f"{NEXT_STEPS[kind]}; `zoo cache rm '{each.name}'` first, so that this one is not taken again",
             path=artefact.path,
         )
-
-
-def _print_digest(each: Missing, artefact: Artefact) -> None:
-    """For ``zoo check --digests``, print the digest that a card lacks and the size, to be copied into it."""
-    echo(f"# {each.name}  {shown(each.weights.urls[0])}")
-    if each.key:
-        echo(f'digests={{"{each.key}": "{artefact.sha256}"}},  # {artefact.size:,} bytes')
-    else:
-        echo(f'size={artefact.size},\nsha256="{artefact.sha256}",')

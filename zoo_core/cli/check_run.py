@@ -19,8 +19,9 @@ from zoo_core.testing.checks.family import FAMILY_CHECKS, check_globs
 from zoo_core.testing.choosing import checks_named, checks_of, known_tasks, short_name
 from zoo_core.testing.findings import NonConformance
 from zoo_core.testing.reports import Report, merged, write_reports
-from zoo_core.testing.under_test import SHAPES_ABOVE, forget
-from zoo_core.testing.verdicts import Verdict, declared, judge, judge_family
+from zoo_core.testing.under_test import SHAPES_ABOVE, forget, shapes_above
+from zoo_core.testing.verdicts import OUTCOMES, Verdict, declared, judge, judge_family
+from zoo_core.text import first_few
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -194,8 +195,6 @@ def _empty_report(family: str, limit: int) -> Report:
 
 def run_checks(runs: Sequence[Run], choice: Choice, files: Mapping[str, Path | None], *, every: bool) -> None:
     """Make the checks of a run of ``zoo check``, and write and print what was found even where Ctrl-C ends them."""
-    from zoo_core.testing.under_test import shapes_above
-
     reports, said = [run.report for run in runs], dict[tuple[str, str], str]()
     try:
         with shapes_above(choice.shapes_above), _progress() as progress:
@@ -255,8 +254,6 @@ def _print(report: Report) -> None:
     """Print for a run of ``zoo check`` each check with its outcomes, and why some did not pass."""
     from rich.table import Table
 
-    from zoo_core.testing.verdicts import OUTCOMES
-
     console = terminal()
     table = Table("check", *OUTCOMES, box=None, pad_edge=False)
     for name, count in report.counts().items():
@@ -264,7 +261,7 @@ def _print(report: Report) -> None:
         table.add_row(name, *cells)
     console.print(table)
     for reason, models in _distinct_reasons(report):
-        console.print(f"{reason}: {_name_few(models)}", markup=False)
+        console.print(f"{reason}: {first_few([name for name in models if name], _SHOWN)}", markup=False)
     cut = "" if report.complete else ", and the run was stopped before its end"
     console.print(f"{report.family}: {_summary(report)}{cut}")
 
@@ -276,12 +273,6 @@ def _summary(report: Report) -> str:
     if "" in bad:
         words += ", the family as a whole failed"
     return f"{words}, {len(bad - {''})} failed"
-
-
-def _name_few(names: list[str]) -> str:
-    """What a run of ``zoo check`` prints of models with one finding: the first few names, and how many more."""
-    shown = [name for name in names if name][:_SHOWN]
-    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _distinct_reasons(report: Report) -> list[tuple[str, list[str]]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core.cli.console import echo, note
-from zoo_core.cli.options import complete_model
+from zoo_core.cli.options import complete_model, device_of
 
 if TYPE_CHECKING:
     from zoo_core.embedding.embed import Embeddings
@@ -52,7 +52,6 @@ def embed(
     zoo embed resnet50 photos/ --out features.parquet --nearest cat.jpg
     zoo probe features.parquet
     """
-    from zoo_core.cli.options import device_of
     from zoo_core.embedding.embed import embed as run
 
     if weights == "none":

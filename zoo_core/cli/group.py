@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +15,9 @@ import click
 
 from zoo_core.cli.console import INTERRUPTED, VERBOSITY, echo
 from zoo_core.errors import DuplicatePlugin, PluginError, ZooError, ZooWarning
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.utils.paths import is_file
 
 if TYPE_CHECKING:
     from zoo_core.registry.plugins import Plugin
@@ -154,8 +160,6 @@ def _with_examples(command: click.Command, path: str) -> click.Command:
 
 def plugin_commands() -> dict[str, tuple[Plugin, ...]]:
     """The commands of plugins in the group, each with those who contribute it: more than one is a conflict."""
-    from zoo_core.registry.zoo import current_zoo
-
     result: dict[str, tuple[Plugin, ...]] = {}
     for plugin in current_zoo().plugins:
         for name in plugin.commands:
@@ -229,13 +233,6 @@ def zoo(context: click.Context, models: tuple[str, ...], *, quiet: bool, verbose
 
 def _run_models(where: str) -> None:
     """For ``--models``, an option of the group: run a file or import a module that registers models."""
-    import sys
-    from importlib import import_module
-    from importlib.util import module_from_spec, spec_from_file_location
-    from pathlib import Path
-
-    from zoo_core.utils.paths import is_file
-
     path = Path(where)
     spec = spec_from_file_location(path.stem, path) if where.endswith(".py") and is_file(path) else None
     if where.endswith(".py") and spec is None:

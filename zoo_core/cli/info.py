@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +64,11 @@ def _print(card: Info, problem: str | None, source: str) -> None:
     if source and any(weights.metrics for weights in card.weights):
         console.print(f"metrics as published in\n{source}", markup=False, overflow="ignore", crop=False)
     for in_words in (_preprocessing, _licenses, _source):
-        for tags, words in _lines_by_fact(card.weights, in_words):
-            paragraph(f"{tags}: {words}")
+        tags: dict[str, list[str]] = {}  # each fact once, with the tags of all it is true of
+        for weights in card.weights:
+            tags.setdefault(in_words(weights), []).append(weights.tag)
+        for words, those in tags.items():
+            paragraph(f"{', '.join(those)}: {words}")
 
 
 def _row(card: Card, weights: Weights) -> tuple[str, ...]:
@@ -87,14 +90,6 @@ def _digest_note(weights: Weights) -> str:
     if weights.sha256:
         return f"{weights.strength}, {weights.sha256[:10]}"
     return "the hub's" if looks_like_hub(weights.urls[0]) else "none"
-
-
-def _lines_by_fact(every: Iterable[Weights], in_words: Callable[[Weights], str]) -> list[tuple[str, str]]:
-    """Lines of ``zoo info`` on weights: each fact once, with the tags of all it is true of."""
-    tags: dict[str, list[str]] = {}
-    for weights in every:
-        tags.setdefault(in_words(weights), []).append(weights.tag)
-    return [(", ".join(of), words) for words, of in tags.items()]
 
 
 def _preprocessing(weights: Weights) -> str:

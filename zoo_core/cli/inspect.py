@@ -30,7 +30,10 @@ def inspect(file: str, *, as_json: bool) -> None:
     checkpoint = open_outline(file)
     result = describe(checkpoint)
     averaged = any(each.averaged for each in result)
-    lines = [_loading_line(each, file, raw=averaged and not each.averaged) for each in result]
+    lines = []
+    for each in result:
+        choice = ", ema=False" if averaged and not each.averaged else ""  # averaged weights would be taken first
+        lines.append(f"zoo.get({each.matches[0].name!r}, weights={file!r}{choice})" if each.matches else None)
     if as_json:
         records = [{**asdict(each), "load": line} for each, line in zip(result, lines, strict=True)]
         echo(json.dumps({"path": str(checkpoint.path), "state_dicts": records}, indent=2))
@@ -38,19 +41,6 @@ def inspect(file: str, *, as_json: bool) -> None:
     echo(f"{file}: {len(result)} state dict{'s' if len(result) > 1 else ''}")
     for each, line in zip(result, lines, strict=True):
         _print(each, line)
-
-
-def _loading_line(found: StateDict, file: str, *, raw: bool = False) -> str | None:
-    """The line that loads an inspected state dict as the model that it looks like most; None without one.
-
-    Args:
-        found: The state dict.
-        file: Where it is.
-        raw: Whether there are averaged weights beside it, which would be taken first.
-    """
-    if not found.matches:
-        return None
-    return f"zoo.get({found.matches[0].name!r}, weights={file!r}{', ema=False' if raw else ''})"
 
 
 def _print(found: StateDict, line: str | None) -> None:

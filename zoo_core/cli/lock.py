@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from zoo_core import settings
 from zoo_core.cli.console import echo
 from zoo_core.cli.options import complete_model
+from zoo_core.contract.card import Card, Weights
 from zoo_core.errors import DigestMismatch, LockError, UsageError
+from zoo_core.registry.zoo import Zoo, current_zoo
 from zoo_core.utils.atomic_write import whole_file
 from zoo_core.utils.no_follow import real
 from zoo_core.utils.paths import is_there
+from zoo_core.weights import obtain
 from zoo_core.weights.cache.store import Cache
 from zoo_core.weights.download.disk import disk_errors
 from zoo_core.weights.hub_folder import fetch_folder, fetched_already, is_hub_name, lock_entry
+from zoo_core.weights.transport.hub import at_commit, commit_of, hub_is_offline, is_hub, looks_like_hub
+from zoo_core.weights.transport.policy import Policy
+from zoo_core.weights.transport.urls import rewritten, without_password
 from zoo_core.weights.trust.lock import LOCK, Lock, Locked, find_lock, read_lock, write_lock
-
-if TYPE_CHECKING:
-    import filelock
-
-    from zoo_core.contract.card import Card, Weights
-    from zoo_core.registry.zoo import Zoo
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _KEY = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -61,8 +62,6 @@ def lock(
     zoo lock hf://me/flowers
     zoo lock --sbom weights.cdx.json --sign key.pem
     """
-    from zoo_core.registry.zoo import current_zoo
-
     zoo = current_zoo()
     path = find_lock() or Path.cwd() / LOCK
     old = read_lock(path) if is_there(path) else Lock(path, {})
@@ -92,8 +91,6 @@ def _locked_weights(
     zoo: Zoo, chosen: Iterable[tuple[Card, Weights]], trust: str | None, licenses: tuple[str, ...]
 ) -> Iterator[tuple[Locked, str]]:
     """Fetch the weights of each model in turn: its entry in the lock, and how strongly it is verified."""
-    from zoo_core.weights import obtain
-
     for card, weights in chosen:
         artefact = obtain(card, weights, trust=trust, licenses=licenses or None, obey_lock=False)
         yield _entry(zoo, card, weights, artefact.sha256, artefact.size), artefact.strength
@@ -122,28 +119,18 @@ def _write_provenance(path: Path, sbom: Path | None, sign: Path | None) -> None:
 
 def _renew(path: Path, entries: dict[str, Locked]) -> None:
     """Put entries into a lock file; those that another ``zoo lock`` has written since it was read stay."""
-    with disk_errors(path.parent), _turn(path):
-        now = read_lock(path).entries if is_there(path) else {}
-        write_lock(path, {**now, **entries}.values())
-
-
-def _turn(path: Path) -> filelock.BaseFileLock:
-    """A mutex for the runs of ``zoo lock`` that write one file, kept in the cache and not beside it."""
-    import hashlib
-
     import filelock
 
     cache = Cache()
     cache.make()
-    return filelock.FileLock(cache.arriving / f"{hashlib.sha256(bytes(real(path))).hexdigest()[:16]}-zoo.lock")
+    turn = cache.arriving / f"{hashlib.sha256(bytes(real(path))).hexdigest()[:16]}-zoo.lock"  # and not beside the lock
+    with disk_errors(path.parent), filelock.FileLock(turn):
+        now = read_lock(path).entries if is_there(path) else {}
+        write_lock(path, {**now, **entries}.values())
 
 
 def _entry(zoo: Zoo, card: Card, weights: Weights, sha256: str, size: int) -> Locked:
     """The entry that ``zoo lock`` writes for a model's weights: urls, digest, size, and the library's version."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from zoo_core.weights.transport.urls import without_password
-
     member = zoo.member(card.family)
     library = member.family.requires
     try:
@@ -212,9 +199,6 @@ def sync(licenses: tuple[str, ...], *, frozen: bool, as_json: bool) -> None:
 
 def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool:
     """Fetch the weights of one entry of the lock file, and say whether they were not here."""
-    from zoo_core.contract.card import Card
-    from zoo_core.weights import obtain
-
     if is_hub_name(entry.name):
         was_here = fetched_already(entry)
         fetch_folder(entry.name)
@@ -224,8 +208,6 @@ def _sync_one(entry: Locked, licenses: tuple[str, ...], *, frozen: bool) -> bool
         weights = entry.weights()
         card = Card(family, rest.rpartition("@")[0], build="", weights=(weights,))
     else:
-        from zoo_core.registry.zoo import current_zoo
-
         card, tag = current_zoo().resolve(entry.name)
         weights = card.find(tag)
     return obtain(card, weights, licenses=licenses or None).fetched
@@ -235,16 +217,9 @@ def urls_at_commit(urls: tuple[str, ...], sha256: str) -> tuple[str, ...]:
     """The urls that the command ``zoo lock`` writes: a hub's also at the commit of the file, as a branch may move on.
 
     Nothing is added offline, nor where the hub does not answer, or has another file by now.
-
-    Args:
-        urls: In the order in which they are tried.
-        sha256: Of the file.
     """
     from zoo_core.weights.transport.failures import Failure
     from zoo_core.weights.transport.http import headers_of
-    from zoo_core.weights.transport.hub import at_commit, commit_of, hub_is_offline, is_hub, looks_like_hub
-    from zoo_core.weights.transport.policy import Policy
-    from zoo_core.weights.transport.urls import rewritten
 
     result: list[str] = []
     for url in urls:

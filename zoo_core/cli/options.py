@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.utils.paths import is_folder
 
 
@@ -34,8 +35,6 @@ class OutFile(click.Path):
 
 def complete_model(_context: object, _parameter: object, incomplete: str) -> list[str]:
     """Shell completion of an argument: the names of models that begin as what was typed."""
-    from zoo_core.registry.zoo import current_zoo
-
     names = current_zoo().list(f"{incomplete}*")
     return [*names, *(name.partition("/")[2] for name in names if "/" not in incomplete)]
 
@@ -50,8 +49,6 @@ def complete_kept(_context: object, _parameter: object, incomplete: str) -> list
 
 def complete_family(_context: object, _parameter: object, incomplete: str) -> list[str]:
     """Shell completion of an argument: the names of families that begin as what was typed."""
-    from zoo_core.registry.zoo import current_zoo
-
     return [name for name in current_zoo().order if name.startswith(incomplete)]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_core.cli.console import VERBOSITY, echo, note, terminal
-from zoo_core.cli.options import OutFile, complete_model
+from zoo_core.cli.options import OutFile, complete_model, device_of
 from zoo_core.errors import ImageError
 from zoo_core.text import in_one_line
 from zoo_core.utils.atomic_write import image_file
@@ -67,7 +67,6 @@ def predict(model: str, images: tuple[str, ...], draw: Path | None, *, as_json: 
 
 def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:
     """The model that ``zoo predict`` names, ready to predict as its options say."""
-    from zoo_core.cli.options import device_of
     from zoo_core.prediction.predict import Predictor
     from zoo_core.recipe.open_model import open_model
 

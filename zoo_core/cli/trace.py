@@ -11,7 +11,6 @@ from zoo_core.cli.console import echo
 
 if TYPE_CHECKING:
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.tracing.trace import Trace
 
 
 @click.command()
@@ -30,18 +29,16 @@ def trace(what: str, examples: tuple[str, ...], head: str | None) -> None:
     from zoo_core.tracing.trace import trace as traced
 
     inputs = tuple(torch.zeros(_parse_sizes(each), device="cpu") for each in examples)
-    result = traced(_model_to_trace(what).eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
-    echo(as_code(result.anatomy))
-    for line in _missing_lines(result):
-        echo(line, err=True)
-
-
-def _model_to_trace(what: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an nn.Module, which needs torch to be named
-    """The model that ``zoo trace`` is to run, from ``package.module:callable``."""
     try:
-        return resolve_name(what)()
+        model = resolve_name(what)()
     except Exception as error:
         raise click.UsageError(f"{what} builds no model: {type(error).__name__}: {error}") from error
+    result = traced(model.eval(), inputs if len(inputs) > 1 else inputs[0], head=head)
+    echo(as_code(result.anatomy))
+    for part, why in result.missing.items():
+        echo(f"{part}: {why}", err=True)
+    if result.candidates:
+        echo(f"head= may be {', '.join(result.candidates)}", err=True)
 
 
 def _parse_sizes(text: str) -> list[int]:
@@ -52,17 +49,8 @@ def _parse_sizes(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _missing_lines(found: Trace) -> list[str]:
-    """Lines that ``zoo trace`` prints on what it did not find, and why."""
-    lines = [f"{part}: {why}" for part, why in found.missing.items()]
-    return [*lines, *([f"head= may be {', '.join(found.candidates)}"] if found.candidates else [])]
-
-
 def as_code(anatomy: Anatomy) -> str:
     """A traced anatomy as the Python that ``zoo trace`` prints; pieces of forward that are no chain become comments.
-
-    Args:
-        anatomy: What was traced.
 
     Example:
         >>> from zoo_core.plugin import Anatomy, Chain, Head, flatten

@@ -10,11 +10,12 @@ import click
 
 from zoo_core.cli.console import echo
 from zoo_core.errors import LockError, UsageError
+from zoo_core.registry.zoo import current_zoo
 from zoo_core.weights import Cache
 from zoo_core.weights.cache import inventory
 from zoo_core.weights.cache.converted import FOLDER
 from zoo_core.weights.digest import steady_digest
-from zoo_core.weights.trust.lock import LOCK, Lock, current_lock, find_lock, read_lock
+from zoo_core.weights.trust.lock import LOCK, current_lock, find_lock, read_lock
 
 
 @click.command()
@@ -118,7 +119,6 @@ def _verify_outputs(names: Sequence[str], *, as_json: bool) -> None:
     """
     from zoo_core.build.get import get
     from zoo_core.prediction.fingerprint import agrees, fingerprint
-    from zoo_core.registry.zoo import current_zoo
 
     lock = current_lock()
     chosen = names or [name for name, entry in (lock.entries if lock else {}).items() if entry.outputs]
@@ -130,7 +130,8 @@ def _verify_outputs(names: Sequence[str], *, as_json: bool) -> None:
     for each in chosen:
         card, tag = current_zoo().resolve(each)
         name = f"{card.id}@{card.find(tag).tag}"
-        expected = _expected(name, lock) or tuple(card.find(tag).outputs.get("cpu", ()))
+        locked = lock.find(name) if lock else None
+        expected = (locked and locked.outputs) or tuple(card.find(tag).outputs.get("cpu", ()))
         if not expected:
             raise UsageError(f"nothing says what {name} should give", hint=f"zoo lock --outputs {name} writes it down")
         result = fingerprint(get(name, device="cpu"))
@@ -143,11 +144,6 @@ def _verify_outputs(names: Sequence[str], *, as_json: bool) -> None:
         echo(json.dumps(records, indent=2))
     if changed:
         raise SystemExit(1)
-
-
-def _expected(name: str, lock: Lock | None) -> tuple[float, ...]:
-    entry = lock.find(name) if lock else None
-    return entry.outputs if entry else ()
 
 
 def _changed_outputs(name: str, expected: tuple[float, ...], found: tuple[float, ...]) -> str:

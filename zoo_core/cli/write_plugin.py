@@ -17,6 +17,7 @@ import click
 
 from zoo_core import __version__
 from zoo_core.cli.console import echo
+from zoo_core.contract.card import Card
 from zoo_core.contract.card_file import write_cards
 from zoo_core.errors import AnatomyError, UsageError, ZooError
 from zoo_core.registry.plugins import version_of
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo_core.contract.anatomy import Anatomy
-    from zoo_core.contract.card import Card
     from zoo_core.weights.checkpoint.signatures import Signature
 
 _NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
@@ -51,7 +51,6 @@ def traced_cards(name: str, models: str, input_size: tuple[int, ...]) -> list[Ca
     """A card of the new plugin for each ``package.module:callable``; what tracing found is on stderr."""
     import torch
 
-    from zoo_core.contract.card import Card
     from zoo_core.tracing.trace import trace
 
     made: list[Card] = []
@@ -280,14 +279,7 @@ def signatures(family: str, file: Path) -> None:
     """
     from zoo_core.weights.checkpoint.signatures import write_signatures
 
-    made = []
-    for card in current_zoo().member(family).cards.values():
-        try:
-            made.append(_signature_of(card))
-        except ZooError as error:
-            echo(f"left out: {card.id}: {error.summary}", err=True)
-    file.write_bytes(write_signatures(made))
-    echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
+    _write_measured(family, file, _signature_of, lambda made: write_signatures(made.values()))
 
 
 def _signature_of(card: Card) -> Signature:
@@ -318,7 +310,7 @@ def costs(family: str, file: Path) -> None:
     from zoo_core.build.costs import cost_of
     from zoo_core.contract.cost_files import write_costs
 
-    _write_measured(family, file, cost_of, write_costs)
+    _write_measured(family, file, cost_of, lambda made: write_costs(made).encode())
 
 
 @plugin.command()
@@ -335,11 +327,11 @@ def parts(family: str, file: Path) -> None:
     from zoo_core.build.costs import parts_of
     from zoo_core.contract.cost_files import write_parts
 
-    _write_measured(family, file, parts_of, write_parts)
+    _write_measured(family, file, parts_of, lambda made: write_parts(made).encode())
 
 
 def _write_measured(
-    family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], str]
+    family: str, file: Path, measure: Callable[[Card], Any], write: Callable[[dict[str, Any]], bytes]
 ) -> None:
     """Write to a file for a plugin to ship what is measured of each model of its family, those that fail left out."""
     made = {}
@@ -348,7 +340,7 @@ def _write_measured(
             made[card.name] = measure(card)
         except ZooError as error:
             echo(f"left out: {card.id}: {error.summary}", err=True)
-    file.write_text(write(made), encoding="utf-8")
+    file.write_bytes(write(made))
     echo(f"{file}: {len(made)} models, {file.stat().st_size} bytes")
 
 
