@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,12 +133,7 @@ def _one_or_more(sources: Iterator[Source], name: str, problem: str) -> Iterator
     first = next(sources, None)
     if first is None:
         raise ImageError(f"{name}: {problem}", expected="at least one image", hint="check the path", name=name)
-    return _chained(first, sources)
-
-
-def _chained(first: Source, rest: Iterable[Source]) -> Iterator[Source]:
-    yield first
-    yield from rest
+    return chain([first], sources)
 
 
 _MOST_WORKERS = 8

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo_core.errors import ImageError
 
@@ -131,8 +131,6 @@ def _is_pil(item: object) -> bool:
 
 def _read_file(file: Any, name: str) -> ReadImage:
     """Read an image file with Pillow, or what Pillow cannot read as a TIFF."""
-    from PIL import UnidentifiedImageError
-
     if isinstance(file, Path):
         _require_regular(file, name)
     try:
@@ -143,7 +141,10 @@ def _read_file(file: Any, name: str) -> ReadImage:
     except UnidentifiedImageError as error:
         array = tiff_array(file, name)
         if array is None:
-            raise _no_image(name, *_unreadable_kind(file)) from error
+            what, hint = _format_of(file)
+            if not hint and isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES:
+                what = "a video, and the model takes images"
+            raise _no_image(name, what, hint) from error
         return ReadImage(_of_array(array, name))
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -185,17 +186,9 @@ def _no_image(name: str, what: str, hint: str = "") -> ImageError:
     return ImageError(f"{name}: {what}", hint=hint or "leave it out, or save it as PNG or JPEG", name=name)
 
 
-def _unreadable_kind(file: Any) -> tuple[str, str]:
-    """Kind of a file that cannot be read as an image, and what to do with it."""
-    what, hint = _format_of(file)
-    is_video = isinstance(file, Path) and file.suffix.lower() in VIDEO_SUFFIXES
-    return ("a video, and the model takes images", "") if is_video and not hint else (what, hint)
-
-
 def _decoded(image: Any, name: str) -> ReadImage:
     """An image that Pillow has opened, decoded as it is read here: upright, one frame, with all its bits."""
     import numpy as np
-    from PIL import ImageOps
 
     if image.format in _DRAWINGS:
         raise _no_image(name, f"a drawing ({image.format}), and no image of pixels")

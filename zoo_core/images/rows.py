@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import torch
@@ -62,32 +62,23 @@ def open_rows(item: Any, name: str, channels: int = _RGB) -> Rows:
     is_loaded = isinstance(item, torch.Tensor) or type(item).__module__.startswith("PIL.")
     if hasattr(item, "__array__") and not is_loaded:
         return _ArrayRows(item, name, channels)
-    return _WholeRows(read(item, name).image, channels)
+    return _whole_rows(read(item, name).image, channels)
 
 
-class _WholeRows:
-    """Regions cut from the rows of an image that is decoded whole, because it is in memory already or has to be."""
+def _whole_rows(image: Any, channels: int) -> TensorRows:
+    """The rows of an image that is decoded whole, because it is in memory already or has to be."""
+    from torchvision.transforms.v2 import functional
 
-    def __init__(self, image: Any, channels: int) -> None:
-        from torchvision.transforms.v2 import functional
-
-        if not isinstance(image, torch.Tensor):
-            is_whole = image.mode in ("L", "RGB", "RGBA") or (image.mode == "LA" and channels == 2)  # noqa: PLR2004 - grey and transparency
-            plain = image if is_whole else image.convert("RGB")
-            image = functional.pil_to_tensor(plain)
-            image = image[:_RGB] if plain.mode == "RGBA" and channels <= _RGB else image
-        self._image: Tensor = image
-        self.height, self.width = image.shape[-2:]
-
-    def band(self, top: int, bottom: int) -> Tensor:
-        return self._image[:, top:bottom]
-
-    def close(self) -> None:
-        """There is no file."""
+    if not isinstance(image, torch.Tensor):
+        is_whole = image.mode in ("L", "RGB", "RGBA") or (image.mode == "LA" and channels == 2)  # noqa: PLR2004 - grey and transparency
+        plain = image if is_whole else image.convert("RGB")
+        image = functional.pil_to_tensor(plain)
+        image = image[:_RGB] if plain.mode == "RGBA" and channels <= _RGB else image
+    return TensorRows(image)
 
 
 class TensorRows:
-    """The rows of an image that is a tensor already."""
+    """The rows of an image that is a tensor."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -113,7 +104,7 @@ class _ArrayRows:
 
     def band(self, top: int, bottom: int) -> Tensor:
         rows = from_array(np.asarray(self._array[top:bottom]), self._name)
-        return _WholeRows(rows, self._channels).band(0, bottom - top)
+        return _whole_rows(rows, self._channels).band(0, bottom - top)
 
     def close(self) -> None:
         """The file, where there is one, belongs to the caller."""
@@ -207,5 +198,4 @@ class _TiffRows:
     def _scaled(self, found: Any) -> Tensor:
         if found.dtype == np.uint8:
             return torch.from_numpy(np.ascontiguousarray(found)).permute(2, 0, 1)
-        tensor: Tensor = from_array(found, self._name)
-        return tensor
+        return cast("Tensor", from_array(found, self._name))

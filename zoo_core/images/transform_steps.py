@@ -272,7 +272,6 @@ def _marked_as_image(values: Tensor, image: Any) -> Tensor:
     return cast("Tensor", kind(values))
 
 
-_RGB = 3
 _SIDES = 2
 _IGNORED = 255
 """What masks are padded with: the label that torchvision's reference leaves out of the loss."""
