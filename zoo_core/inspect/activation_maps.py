@@ -146,7 +146,7 @@ def activation_maps(
 
     twin = hooked(unwrap(opened), {path: hook_of(path) for path in paths})
     with running_on(image), inferring(twin):
-        _ = twin([view.x[0]]) if _is_detector(opened) else twin(view.x)
+        _ = twin([view.x[0]]) if is_detector(opened) else twin(view.x)
     if not maps:
         raise UsageError(
             "none of these layers gives a map of rows and columns",
@@ -156,7 +156,8 @@ def activation_maps(
     return ActivationMaps(view.image, maps, channels)
 
 
-def _is_detector(model: nn.Module) -> bool:
+def is_detector(model: nn.Module) -> bool:
+    """Whether a model is a detector, whose activation maps are of a list of images."""
     return any(site.role in {"box", "mask", "level"} for site in anatomy_of(model).heads)
 
 

@@ -8,7 +8,7 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - the name torch's own pages 
 
 from zoo_core.contract.anatomy import Stage
 from zoo_core.errors import NotSupported, UsageError, ZooError, ZooWarning
-from zoo_core.inspect.activation_maps import map_in
+from zoo_core.inspect.activation_maps import is_detector, map_in
 from zoo_core.inspect.overlay import Array, enlarged, overlay, resized_map, save_image, to_html, view_of
 from zoo_core.recipe.open_model import open_model, require_results, running_on
 from zoo_core.surgery.features.extract import module_path
@@ -155,9 +155,11 @@ def cam(
     made = _class_of(method)
     opened = open_model(model)
     require_results(opened)
-    if any(site.role in {"box", "mask", "level"} for site in anatomy_of(opened).heads):
+    if is_detector(opened):
         raise NotSupported("a detector has no logit of the whole image", hint="zoo.activation_maps works on any model")
-    with torch.inference_mode(mode=False), _full_precision():
+    # under autocast pytorch-grad-cam would get bfloat16, which NumPy has not
+    full_precision = torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
+    with torch.inference_mode(mode=False), full_precision:
         view = view_of(opened, image, size)
         twin = _Logits(opened, head)
         x = view.x.detach().clone().to(twin.dtype)
@@ -177,11 +179,6 @@ def cam(
         layer.name,
         method,
     )
-
-
-def _full_precision() -> AbstractContextManager[Any]:
-    """Inside the block, no autocast, under which pytorch-grad-cam would get bfloat16, which NumPy has not."""
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False)
 
 
 def _require_numbers(logits: Tensor) -> None:
@@ -212,8 +209,8 @@ def _first_that_lights_up(
         result.append(raw[0].astype("float32"))
         if result[-1].max() > 0:  # pytorch-grad-cam does not reach 1 where gradients are tiny
             return layer, result[-1] / result[-1].max()
-    msg = f"nothing in the image speaks for class {target}: the heatmap is all zero"
-    warnings.warn(msg, ZooWarning, stacklevel=4)
+    text = f"nothing in the image speaks for class {target}: the heatmap is all zero"
+    warnings.warn(text, ZooWarning, stacklevel=4)
     return layers[0], result[0]
 
 

@@ -80,7 +80,9 @@ def _draw_stages(model: nn.Module, path: Path) -> Path:
     axes = _axes_in_inches(figure)
     middle, top = figure.get_figwidth() / 2, height - 0.35
     axes.text(middle, top, result.title.partition(":")[0], ha="center", va="center", weight="bold", color=_INK)
-    _legend(axes, middle, top - 0.28)
+    legend = {"va": "center", "fontsize": 8}
+    axes.text(middle - 0.15, top - 0.28, "■ trains", ha="right", color=_TRAINABLE, **legend)
+    axes.text(middle + 0.15, top - 0.28, "■ frozen", ha="left", color=_FROZEN, **legend)
     top -= 0.55
     for part in boxes:
         top -= _HEIGHT
@@ -158,11 +160,6 @@ def _arrow(axes: Any, x: float, top: float, words: str) -> None:
     style = {"arrowstyle": "-|>", "color": _EDGE}
     axes.annotate("", (x, top - _GAP), (x, top), arrowprops=style)
     axes.text(x + 0.12, top - _GAP / 2, words, ha="left", va="center", fontsize=7, color=_INK)
-
-
-def _legend(axes: Any, middle: float, y: float) -> None:
-    axes.text(middle - 0.15, y, "■ trains", ha="right", va="center", fontsize=8, color=_TRAINABLE)
-    axes.text(middle + 0.15, y, "■ frozen", ha="left", va="center", fontsize=8, color=_FROZEN)
 
 
 def _draw_graph(model: nn.Module, path: Path, depth: int) -> Path:

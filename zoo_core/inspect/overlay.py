@@ -168,8 +168,6 @@ def save_image(image: Image, path: str | os.PathLike[str]) -> Path:
     Raises:
         ZooError: It cannot be written there.
     """
-    from pathlib import Path
-
     with image_file(path) as new:
         image.save(new)
     return Path(path)
