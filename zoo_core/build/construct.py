@@ -40,6 +40,7 @@ def construct(
     Raises:
         FamilyUnavailable: The library is missing, or too different from what the plugin knows.
         UsageError: The constructor refuses the user's options.
+        AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
     """
     member = current_zoo().available(card)
     needed = "" if values else card.needs_values
@@ -56,30 +57,12 @@ def construct(
         )
     tensors: dict[str, Outcome] = dict.fromkeys(model.state_dict(), "initialized") if values else {}
     receipt = Receipt(card.id, tensors=tensors, needed_values=needed)
-    attach(model, _metadata_of_new(member, card, model, receipt, options))
-    return model
-
-
-def _metadata_of_new(
-    member: Member, card: Card, model: nn.Module, receipt: Receipt, options: Mapping[str, object]
-) -> Metadata:
-    """The metadata of a model that was constructed, with its anatomy declared or traced.
-
-    Args:
-        member: Its family.
-        card: What it was built from.
-        model: As its constructor made it.
-        receipt: What happened to its tensors.
-        options: What the constructor was given.
-
-    Raises:
-        AnatomyError: The family cannot say where its parts are, or it does not run on its own input.
-    """
     known = Metadata(anatomy_for(member, card, model, options), receipt, card, options=options)
-    own = member.own.get(card.name)
-    if own is None:
-        return known
-    return replace(known, names=own.class_names, own_preprocessing=own.preprocessing, example=own.example)
+    if registered := member.own.get(card.name):
+        names, numbers, example = registered.class_names, registered.preprocessing, registered.example
+        known = replace(known, names=names, own_preprocessing=numbers, example=example)
+    attach(model, known)
+    return model
 
 
 def anatomy_for(
@@ -158,9 +141,6 @@ def _call(card: Card, options: Mapping[str, object], own: Mapping[str, object] |
 
 def as_published(card: Card) -> nn.Module:
     """Construct the model of a card as its default weights have it, without values.
-
-    Args:
-        card: Of the model.
 
     Raises:
         ZooError: It cannot be built here.

@@ -24,6 +24,7 @@ from zoo_core.surgery.stem.adapt import adapt_stem, stem_layers
 from zoo_core.surgery.stem.filters import input_channels_of
 from zoo_core.utils.device import on_the_cpu
 from zoo_core.utils.eval_mode import evaluating
+from zoo_core.weights.checkpoint.names import under
 
 Tensors = Mapping[str, Any]
 
@@ -61,7 +62,7 @@ def meet_classifier(model: nn.Module, state: Tensors) -> bool:
     if (
         site is None
         or not isinstance(place, nn.Sequential)
-        or _has_place(place, inside := under_name(state, path), site)
+        or _has_place(place, inside := under(state, f"{path}."), site)
     ):
         return False
     kept = _kept(place, inside)
@@ -97,7 +98,7 @@ def _kept(place: nn.Sequential, inside: Tensors) -> int:
     if {"weight", "bias"} & {*inside}:  # one layer in the place of all of them
         return 0
     for at, layer in enumerate(place):
-        own, theirs = layer.state_dict(), under_name(inside, str(at))
+        own, theirs = layer.state_dict(), under(inside, f"{at}.")
         if own.keys() != theirs.keys() or any(own[name].shape != theirs[name].shape for name in own):
             return at
     return len(place)
@@ -133,12 +134,7 @@ def meet_stem(model: nn.Module, state: Tensors) -> int | None:
 
 
 def _channels_in_file(model: nn.Module, state: Tensors) -> int | None:
-    """How many channels the images of a file have, where it is another number than the model's.
-
-    Args:
-        model: It has a stem.
-        state: Name to tensor in the file.
-    """
+    """How many channels the images of a file have, where it is another number than the model's."""
     try:
         layers = stem_layers(model)
     except NotSupported:
@@ -155,11 +151,6 @@ def _channels_in_file(model: nn.Module, state: Tensors) -> int | None:
 
 def image_sizes_in_file(size: int, own: Mapping[str, tuple[int, ...]], state: Tensors) -> Iterator[int]:
     """Sizes of images that would explain why position tables in a file are longer or shorter than the model's.
-
-    Args:
-        size: Of the images that the model is for now.
-        own: Name to shape of its tensors.
-        state: Name to tensor in the file.
 
     Example:
         >>> import torch
@@ -206,8 +197,7 @@ _FREE = 1 << 22
 
 def tensors_at(state: Tensors, site: Head) -> dict[str, Any]:
     """What a file has at a head site, by the names inside it."""
-    start = f"{site.path}."
-    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+    return under(state, f"{site.path}.")
 
 
 def children_by_number(model: nn.Module) -> dict[str, str]:
@@ -217,12 +207,7 @@ def children_by_number(model: nn.Module) -> dict[str, str]:
 
 
 def warn_of_order(model: nn.Module, source: str) -> None:
-    """Warn where the children of ``model`` one after another, as in an ``nn.Sequential``, give other features than it.
-
-    Args:
-        model: With the weights of the file.
-        source: The name of the file, for the message.
-    """
+    """Warn where the children of ``model`` in a row, as in an ``nn.Sequential``, give other features than it."""
     site = anatomy_of(model).main
     after = model.get_submodule(site.path.partition(".")[0]) if site else model
     given: list[torch.Tensor] = []
@@ -250,10 +235,6 @@ def warn_of_order(model: nn.Module, source: str) -> None:
 def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any] | None:
     """The head whose tensors these are: a number of classes, a module, or several of them by name.
 
-    Args:
-        inside: What the file has at the site.
-        site: Where the head goes.
-
     Returns:
         None where names and shapes do not tell.
 
@@ -279,7 +260,7 @@ def head_in_file(inside: Tensors, site: Head) -> int | nn.Module | dict[str, Any
     if inside and all(map(_LAYER.fullmatch, inside)):
         return _sequential(inside, site)
     names = list(dict.fromkeys(name.partition(".")[0] for name in inside))
-    each = {name: head_in_file(under_name(inside, name), site) for name in names if not name.isdigit()}
+    each = {name: head_in_file(under(inside, f"{name}."), site) for name in names if not name.isdigit()}
     are_heads = (
         each and len(each) == len(names) and all(_takes(head, inside, name, site) for name, head in each.items())
     )
@@ -320,16 +301,10 @@ def _may_be_chain(inside: Tensors, site: Head) -> bool:
     )
 
 
-def under_name(inside: Tensors, name: str) -> dict[str, Any]:
-    """The tensors of a file below a name, by the rest of their names."""
-    start = f"{name}."
-    return {each.removeprefix(start): tensor for each, tensor in inside.items() if each.startswith(start)}
-
-
 def _sequential(inside: Tensors, site: Head) -> nn.Module | None:
     """The sequence of layers whose tensors a file has at the head, with a ReLU in the gap after a layer."""
     places = sorted({int(name.partition(".")[0]) for name in inside})
-    layers = {place: _layer(under_name(inside, str(place)), site) for place in places}
+    layers = {place: _layer(under(inside, f"{place}."), site) for place in places}
     if not all(layers.values()):
         return None
     result = nn.Sequential()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo_core.build.file_shape import head_in_file, tensors_at, under_name
+from zoo_core.build.file_shape import head_in_file, tensors_at
 from zoo_core.contract.anatomy import Head
 from zoo_core.errors import ZooWarning
 from zoo_core.surgery.metadata import anatomy_of
-from zoo_core.weights.checkpoint.names import BUFFERS, fits
+from zoo_core.weights.checkpoint.names import BUFFERS, fits, under
 
 if TYPE_CHECKING:
     from zoo_core.build.request import ModelRequest
@@ -157,7 +157,7 @@ def head_after(state: dict[str, Any], beside: Tensors, site: Head) -> dict[str, 
     last = tensors_at(state, site)
     homes = {name.rpartition(".")[0] for name in beside if _BESIDE.fullmatch(name)}
     home = homes.pop() if len(homes) == 1 else ""
-    after = under_name(beside, home)
+    after = under(beside, f"{home}.")
     are_layers = all({"weight"} <= each.keys() <= {"weight", "bias"} for each in (last, after))
     if not are_layers or [each["weight"].dim() for each in (last, after)] != [_MATRIX] * 2:
         return {}
@@ -186,7 +186,7 @@ def head_in_sequence(state: dict[str, Any], site: Head, own: Tensors) -> dict[st
     first = min((int(number) for number, *_ in after.values()), default=0)
     is_one = len({number for number, *_ in after.values()}) == 1
     parent = site.path.rpartition(".")[0]
-    is_whole = {rest for *_, rest in after.values()} == {*under_name(own, parent)}
+    is_whole = {rest for *_, rest in after.values()} == {*under(own, f"{parent}.")}
     is_wider = _first_width(state, after) not in (None, site.in_features)
     path = parent if parent and is_one and (is_whole or is_wider) else site.path
     notes = {}
@@ -204,12 +204,12 @@ def _first_width(tensors: Tensors, names: Iterable[str]) -> int | None:
 
 def _several_beside(beside: Tensors, parent: str, site: Head) -> dict[str, str]:
     """Where the tensors of several heads are, in a container beside the backbone or with names of their own there."""
-    inside = under_name(beside, parent[:-1]) if parent else dict(beside)
+    inside = under(beside, parent)
     owners = {name: name.partition(".")[0] for name in inside}
     containers = {owner for owner in owners.values() if _HEADS.search(owner)}
     if len(containers) == 1:
         parent = f"{parent}{containers.pop()}."
-        inside = under_name(beside, parent[:-1])
+        inside = under(beside, parent)
     else:
         inside = {name: tensor for name, tensor in inside.items() if owners[name] in containers}
     are_several = isinstance(head_in_file(inside, site), dict)

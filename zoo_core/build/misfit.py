@@ -57,7 +57,7 @@ def explained(error: LoadMismatch, model: nn.Module, choice: Choice, checkpoint:
     return LoadMismatch(
         error.summary,
         expected=f"every tensor of {type(model).__name__}, and no other",
-        got=_got(error),
+        got=error.parts["got"],
         done="nothing was loaded",
         cause=cause,
         hint=hint,
@@ -65,12 +65,6 @@ def explained(error: LoadMismatch, model: nn.Module, choice: Choice, checkpoint:
         unexpected=error.unexpected,  # type: ignore[attr-defined]
         misshaped=error.misshaped,  # type: ignore[attr-defined]
     )
-
-
-def _got(error: LoadMismatch) -> str | None:
-    """What the error for a file that does not fit says it got."""
-    lines = [line.strip() for line in error.message.splitlines()]
-    return next((line.removeprefix("got: ") for line in lines if line.startswith("got: ")), None)
 
 
 def _cause(

@@ -42,6 +42,7 @@ from zoo_core.surgery.load_state_dict import load_state, warn_of_nonfinite
 from zoo_core.surgery.metadata import anatomy_of, attach, metadata_of
 from zoo_core.surgery.receipt import Outcome, Receipt
 from zoo_core.surgery.structure import under
+from zoo_core.text import first_few
 from zoo_core.utils.mapped_pages import private
 from zoo_core.utils.random_state import seeded
 from zoo_core.weights.checkpoint.candidates import with_names
@@ -344,7 +345,12 @@ def _say_doubts(model: nn.Module, choice: Choice, unmet: set[str], request: Mode
     if choice.numbered:
         warn_of_order(model, source)
     if choice.rivals and request.prefix is None:
-        _say_rivals(choice, source)
+        others = " or ".join(f"prefix={each!r}" for each in choice.rivals)
+        text = (
+            f"{source} holds several sets of weights that fit alike, and what is under {choice.label!r} was taken: "
+            f"{others} takes another"
+        )
+        warnings.warn(text, ZooWarning, stacklevel=2)
 
 
 def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], request: ModelRequest, source: str) -> None:
@@ -363,16 +369,6 @@ def _say_other_layers(model: nn.Module, module: Foreign, unmet: set[str], reques
             "zoo.adopt(model) takes the one that its own code unpickles"
         )
         warnings.warn(text, ZooWarning, stacklevel=2)
-
-
-def _say_rivals(choice: Choice, source: str) -> None:
-    """Warn that a user's own file holds several sets of weights that fit alike."""
-    others = " or ".join(f"prefix={each!r}" for each in choice.rivals)
-    text = (
-        f"{source} holds several sets of weights that fit alike, and what is under {choice.label!r} was taken: "
-        f"{others} takes another"
-    )
-    warnings.warn(text, ZooWarning, stacklevel=2)
 
 
 def _say_guess(path: str, source: str) -> None:
@@ -475,6 +471,6 @@ def _record(built: _Built, artefact: Artefact, outcomes: Mapping[str, Outcome], 
     if left:
         text = (
             f"{artefact.path.name} holds {len(left)} more tensors, which this model has no place for: "
-            f"{', '.join([*left][:5])}{', ...' if len(left) > 5 else ''}"  # noqa: PLR2004 - as many as are shown
+            f"{first_few([*left])}"
         )
         warnings.warn(text, ZooWarning, stacklevel=2)
