@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 from zoo_core.errors import UsageError
 from zoo_core.text import close_matches, did_you_mean
 from zoo_core.utils import no_follow
-from zoo_core.utils.paths import expand, is_file
+from zoo_core.utils.paths import and_above, expand, is_file
 from zoo_core.utils.private_files import believed
 
 NAME = "zoo.toml"
@@ -103,14 +103,8 @@ def files() -> tuple[Path, ...]:
         if not is_file(path):
             raise UsageError(f"ZOO_CONFIG has {chosen!r}, which is not a file", hint="0 means none", path=path)
         return (path,)
-    try:
-        here = Path.cwd()
-    except OSError:  # the current folder has been removed
-        folders = []
-    else:
-        folders = [str(here), *map(str, here.parents)]
     # os.path, which is several times as fast as Path: this runs on every use.
-    paths = (os.path.join(folder, NAME) for folder in folders)  # noqa: PTH118
+    paths = (os.path.join(folder, NAME) for folder in and_above())  # noqa: PTH118
     project = next((path for path in paths if os.path.isfile(path) and believed(path, "ZOO_CONFIG")), "")  # noqa: PTH113
     user = os.path.join(_user_folder(), NAME)  # noqa: PTH118
     chosen_files = dict.fromkeys((project, user if os.path.isabs(user) else ""))  # noqa: PTH117 - without a home, "~" stays

@@ -73,6 +73,20 @@ def import_path() -> list[str]:
     return [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
 
 
+def and_above(folder: Path | None = None) -> tuple[Path, ...]:
+    """A folder, the current one unless given, and those that it is in; none where the current one was removed.
+
+    Example:
+        >>> [path.as_posix() for path in and_above(Path("/runs/first"))]
+        ['/runs/first', '/runs', '/']
+    """
+    try:
+        first = (folder or Path.cwd()).absolute()
+    except OSError:
+        return ()
+    return (first, *first.parents)
+
+
 # Functions of os.path, since methods of Path raise, before Python 3.14, for a path that the system cannot have, or that
 # is in a folder it keeps closed. Opening the file has the better message.
 is_there = os.path.exists

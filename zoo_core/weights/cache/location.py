@@ -9,7 +9,7 @@ from zoo_core import settings
 from zoo_core.errors import CacheError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import write_anew
-from zoo_core.utils.paths import expand
+from zoo_core.utils.paths import and_above, expand
 from zoo_core.utils.private_files import believed, pass_over
 
 FOLDER = "weights_cache"
@@ -68,7 +68,7 @@ def is_only_found(root: Path) -> bool:
 
 def _in_a_checkout(start: Path | None = None) -> Path | None:
     """The nearest ``weights_cache``, in this folder or above, that is a cache of this user."""
-    for folder in _from(start):
+    for folder in and_above(start):
         path = str(folder / FOLDER)
         if not _is_tagged(folder / FOLDER):
             continue
@@ -77,15 +77,6 @@ def _in_a_checkout(start: Path | None = None) -> Path | None:
         elif believed(path, "ZOO_CACHE"):
             return folder / FOLDER
     return None
-
-
-def _from(start: Path | None) -> tuple[Path, ...]:
-    """Where a cache is looked for: in a folder and its parents; nowhere when the current one was removed."""
-    try:
-        here = (start or Path.cwd()).absolute()
-    except OSError:
-        return ()
-    return (here, *here.parents)
 
 
 def _is_tagged(folder: Path) -> bool:

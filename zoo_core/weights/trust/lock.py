@@ -20,7 +20,7 @@ from zoo_core.contract.card import Licenses, Preprocessing, Weights
 from zoo_core.errors import LockError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import write_anew
-from zoo_core.utils.paths import expand, is_file
+from zoo_core.utils.paths import and_above, expand, is_file
 from zoo_core.utils.private_files import believed
 from zoo_core.weights import digest as digests
 
@@ -223,11 +223,7 @@ def find_lock() -> Path | None:
     chosen = settings.lock_file()
     if chosen is not None:
         return expand(chosen).absolute() if chosen else None
-    try:
-        here = Path.cwd()
-    except OSError:  # the current folder has been removed
-        return None
-    result = (folder / LOCK for folder in (here, *here.parents) if is_file(folder / LOCK))
+    result = (folder / LOCK for folder in and_above() if is_file(folder / LOCK))
     return next((path for path in result if believed(str(path), "ZOO_LOCK")), None)
 
 
