@@ -29,7 +29,7 @@ def progress_bar(name: str, size: int | None, show: bool | None) -> Iterator[Cal
     if show is False or sys.stderr is None or getattr(sys.stderr, "closed", False):  # as of a program without a console
         yield lambda _done, _total: None
     elif not _is_terminal(sys.stderr):
-        yield _Lines(name, size, sys.stderr, at_once=bool(show))
+        yield _lines(name, size, sys.stderr, at_once=bool(show))
     else:
         with _bar(name, size) as advance:
             yield advance
@@ -43,33 +43,22 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-class _Lines:
-    """Writes a line about the progress of a download to a log now and then.
+def _lines(name: str, size: int | None, stream: TextIO, *, at_once: bool) -> Callable[[int, int | None], None]:
+    """What writes a line about the progress of a download to a log now and then; the first at once, on request."""
+    due = 0.0 if at_once else time.monotonic() + _EVERY
 
-    Args:
-        name: What is being fetched.
-        size: Its length in bytes, when known.
-        stream: Where to write.
-        at_once: Whether the first line is due at the beginning.
-    """
+    def advance(done: int, total: int | None) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + _EVERY
+            length = f"{done / 1e6:,.1f} MB" if total is None else f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # a download is worth more than its log
+                stream.write(f"{name}: {length}\n")
+                stream.flush()
 
-    def __init__(self, name: str, size: int | None, stream: TextIO, *, at_once: bool) -> None:
-        self._name = name
-        self._stream = stream
-        self._due = time.monotonic() + _EVERY
-        if at_once:
-            self._write(0, size)
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + _EVERY
-            self._write(done, total)
-
-    def _write(self, done: int, total: int | None) -> None:
-        length = f"{done / 1e6:,.1f} MB" if total is None else f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB"
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a download is worth more than its log
-            self._stream.write(f"{self._name}: {length}\n")
-            self._stream.flush()
+    if at_once:
+        advance(0, size)
+    return advance
 
 
 @contextlib.contextmanager

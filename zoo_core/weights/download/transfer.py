@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CacheError
@@ -25,6 +26,7 @@ _AT_LEAST = 1 << 16
 """The same in bytes, where the length of the file is unknown."""
 
 
+@dataclass
 class Transfer:
     """The transfer of the bytes of one source into a partial file, however often the connection drops.
 
@@ -37,29 +39,22 @@ class Transfer:
         advance: Called with the bytes so far and the total, or None when it is unknown.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        partial: Partial,
-        *,
-        sha256: str = "",
-        size: int | None,
-        policy: Policy,
-        advance: Callable[[int, int | None], None],
-    ) -> None:
-        self._source = source
-        self._origin = hashlib.sha256(source.url.encode()).hexdigest()  # a url may hold a password
-        self._partial = partial
-        self._sha256 = sha256
-        self._size = size
-        self._policy = policy
-        self._advance = advance
-        self._connections = policy.connections
-        self._furthest = partial.length
-        self._total = size
+    source: Source
+    partial: Partial
+    _: KW_ONLY
+    sha256: str
+    size: int | None
+    policy: Policy
+    advance: Callable[[int, int | None], None]
+
+    def __post_init__(self) -> None:
+        self._origin = hashlib.sha256(self.source.url.encode()).hexdigest()  # a url may hold a password
+        self._connections = self.policy.connections
+        self._furthest = self.partial.length
+        self._total = self.size
         self._conditional = True
         self._probed = False
-        self._patience_left = policy.retry_after
+        self._patience_left = self.policy.retry_after
 
     def run(self) -> None:
         """Fetch until the file is as long as it should be.
@@ -70,22 +65,22 @@ class Transfer:
             WrongContent: What it serves is not as long as the file.
             CacheError: The disk is full or broken.
         """
-        budget, failures, restarts = self._policy.attempts, 0, 0
+        budget, failures, restarts = self.policy.attempts, 0, 0
         while True:
             began = time.monotonic()
             try:
                 self._attempt()
             except StaleRange as failure:
-                self._partial.restart()
+                self.partial.restart()
                 self._probed = True  # a server that is wrong about ranges sends the whole
                 restarts += 1
-                if restarts > self._policy.attempts:
+                if restarts > self.policy.attempts:
                     raise Permanent(str(failure)) from failure
             except Transient as failure:
                 if self._is_whole():
                     return
                 if self._progressed(time.monotonic() - began):
-                    budget, failures = self._policy.attempts, 0
+                    budget, failures = self.policy.attempts, 0
                 budget, failures = budget - failure.cost, failures + 1
                 if budget <= 0 or not self._pause(failure, failures):
                     raise
@@ -94,7 +89,7 @@ class Transfer:
 
     def _is_whole(self) -> bool:
         """Whether nothing is missing, whatever was announced."""
-        return digests.is_full(self._sha256) and self._partial.digest == self._sha256
+        return digests.is_full(self.sha256) and self.partial.digest == self.sha256
 
     def _progressed(self, seconds: float) -> bool:
         """Whether the attempt brought what no earlier one had, and no slower than a drip.
@@ -102,44 +97,44 @@ class Transfer:
         A line that drops every 20 % still finishes, and one that gives a byte at a time is given up.
         """
         enough = max(1, self._total // _SHARE) if self._total else _AT_LEAST
-        gained = self._partial.length - self._furthest
-        self._furthest = max(self._furthest, self._partial.length)
-        return gained >= max(enough, self._policy.min_speed * seconds)
+        gained = self.partial.length - self._furthest
+        self._furthest = max(self._furthest, self.partial.length)
+        return gained >= max(enough, self.policy.min_speed * seconds)
 
     def _pause(self, failure: Transient, failures: int) -> bool:
         """Wait before the next attempt; False when the server demands a longer wait than the policy allows."""
-        seconds = self._policy.pause(failures)
+        seconds = self.policy.pause(failures)
         if failure.wait is not None and failure.wait > seconds:
             if self._patience_left <= 0:
                 return False
             seconds = min(failure.wait, self._patience_left)
             self._patience_left -= seconds
-        self._partial.touch()
+        self.partial.touch()
         while seconds > 0:  # those who wait for us must not take a long pause for death
-            step = min(seconds, self._policy.patience / 3)
-            self._policy.sleep(step)
-            self._partial.touch()
+            step = min(seconds, self.policy.patience / 3)
+            self.policy.sleep(step)
+            self.partial.touch()
             seconds -= step
         return True
 
     def _attempt(self) -> None:
-        if self._is_whole() or (self._size is not None and self._partial.length == self._size):
+        if self._is_whole() or (self.size is not None and self.partial.length == self.size):
             return
-        if self._size is not None and self._partial.length > self._size:
-            self._partial.restart()
-        origin, etag = self._partial.origin
+        if self.size is not None and self.partial.length > self.size:
+            self.partial.restart()
+        origin, etag = self.partial.origin
         known = etag if origin == self._origin and self._conditional else ""
-        if not known and not self._sha256:  # without a digest, nothing else would tell two files spliced together
-            self._partial.restart()
+        if not known and not self.sha256:  # without a digest, nothing else would tell two files spliced together
+            self.partial.restart()
         probe = self._probe()
-        pace = _Pace(self._policy.split_below)
-        with self._source.read(self._partial.length, known, probe) as reply:
+        pace = _Pace(self.policy.split_below)
+        with self.source.read(self.partial.length, known, probe) as reply:
             self._accept(reply, known)
             split = self._may_split(reply)
             self._write(pace.until_slow(reply.blocks) if split and not probe else pace.measured(reply.blocks))
-            missing = self._total is not None and self._partial.length < self._total
-            if missing and not (pace.slow and split) and self._partial.length != probe:
-                raise Transient(f"the connection closed after {self._partial.length:,} of {self._total:,} bytes")
+            missing = self._total is not None and self.partial.length < self._total
+            if missing and not (pace.slow and split) and self.partial.length != probe:
+                raise Transient(f"the connection closed after {self.partial.length:,} of {self._total:,} bytes")
         if missing and split and pace.slow:
             self._in_pieces(reply.etag)
         elif missing:
@@ -151,28 +146,28 @@ class Transfer:
 
         So nothing that is on its way has to be thrown away when more lines are to bring the rest.
         """
-        waiting = self._partial.pieces()
-        worth_it = self._size is not None and (waiting or self._size - self._partial.length >= self._policy.split_from)
+        waiting = self.partial.pieces()
+        worth_it = self.size is not None and (waiting or self.size - self.partial.length >= self.policy.split_from)
         if not worth_it or self._connections == 1 or self._probed:
             return None
-        end = self._partial.length + min(_HANDFUL, self._policy.piece)
-        return min([end, *(begin for begin, _ in waiting if begin > self._partial.length)])
+        end = self.partial.length + min(_HANDFUL, self.policy.piece)
+        return min([end, *(begin for begin, _ in waiting if begin > self.partial.length)])
 
     def _write(self, blocks: Iterable[bytes]) -> None:
         for block in blocks:
-            self._require_short(self._partial.length + len(block))
-            self._partial.write(block)
-            self._advance(self._partial.length, self._total)
+            self._require_short(self.partial.length + len(block))
+            self.partial.write(block)
+            self.advance(self.partial.length, self._total)
 
     def _may_split(self, reply: Reply) -> bool:
         """Whether several lines may bring the rest: each must be able to tell that it is of the same file."""
-        missing = (self._total or 0) - self._partial.length
-        worth_it = missing >= self._policy.split_from or self._partial.pieces()
+        missing = (self._total or 0) - self.partial.length
+        worth_it = missing >= self.policy.split_from or self.partial.pieces()
         return bool(self._connections > 1 and reply.ranges and reply.etag and worth_it)
 
     def _in_pieces(self, etag: str) -> None:
-        with disk_errors(self._partial.path.parent):
-            pieces = Pieces(self._source, self._partial, total=self._total or 0, etag=etag, policy=self._policy)
+        with disk_errors(self.partial.path.parent):
+            pieces = Pieces(self.source, self.partial, total=self._total or 0, etag=etag, policy=self.policy)
         try:
             with pieces as blocks:
                 self._write(blocks)
@@ -186,33 +181,33 @@ class Transfer:
 
     def _accept(self, reply: Reply, known: str) -> None:
         """Compare what is announced with what is known, and begin again where the answer does."""
-        if reply.start and known and reply.etag != known and (reply.etag or not self._sha256):
+        if reply.start and known and reply.etag != known and (reply.etag or not self.sha256):
             raise StaleRange("the file has changed since the first part of it was sent")
-        if reply.start != self._partial.length:
+        if reply.start != self.partial.length:
             # Many machines of one name may each have a tag of their own for the same bytes. The digest decides.
-            self._conditional = self._conditional and not (known and digests.is_full(self._sha256))
-            self._partial.restart()
-        if self._size is not None and reply.total not in (None, self._size):
-            raise WrongContent(f"announces {reply.total:,} bytes and not {self._size:,}")
-        self._total = self._size if self._size is not None else reply.total
+            self._conditional = self._conditional and not (known and digests.is_full(self.sha256))
+            self.partial.restart()
+        if self.size is not None and reply.total not in (None, self.size):
+            raise WrongContent(f"announces {reply.total:,} bytes and not {self.size:,}")
+        self._total = self.size if self.size is not None else reply.total
         if self._total is not None:
-            self._require_space(self._total - self._partial.length)
-        self._partial.origin = (self._origin, reply.etag)
+            self._require_space(self._total - self.partial.length)
+        self.partial.origin = (self._origin, reply.etag)
 
     def _require_space(self, needed: int) -> None:
         """Refuse what cannot fit; where the length is only what the server says, that is the server's failure."""
         try:
-            require_space(self._partial.path.parent, needed)
+            require_space(self.partial.path.parent, needed)
         except CacheError as error:
-            if self._size is not None or needed <= self._policy.unknown_length:
+            if self.size is not None or needed <= self.policy.unknown_length:
                 raise
             raise Permanent(f"announces {needed:,} bytes, which is more than there is room for") from error
 
     def _require_short(self, length: int) -> None:
         if self._total is not None and length > self._total:
             raise WrongContent(f"sends more than the {self._total:,} bytes that it should have")
-        if length > self._policy.unknown_length and self._total is None:  # so much is not requested a second time
-            limit = f"{self._policy.unknown_length:,} bytes that zoo takes of a file of unknown size"
+        if length > self.policy.unknown_length and self._total is None:  # so much is not requested a second time
+            limit = f"{self.policy.unknown_length:,} bytes that zoo takes of a file of unknown size"
             raise WrongContent(f"sends more than the {limit}", again=False)
 
 
