@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -134,11 +135,6 @@ def html_page(title: str, body: str) -> str:
 def close_matches(name: str, known: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     """The known names most like ``name``, best first; compared without regard to case.
 
-    Args:
-        name: What was requested.
-        known: The names there are.
-        limit: How many to return at most.
-
     Example:
         >>> close_matches("resnet19", ["resnet18", "vgg16"])
         ('resnet18',)
@@ -178,7 +174,6 @@ def with_uv_for_pip(text: str) -> str:
     if "pip install" not in text or _has_pip():
         return text
     import shlex
-    import sys
     from pathlib import Path
 
     prefix, here = Path(sys.prefix), Path.cwd()

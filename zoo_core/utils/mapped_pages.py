@@ -42,12 +42,7 @@ def private(tensor: Tensor) -> Tensor:
 
 
 def release(start: int, length: int) -> None:
-    """Give back the pages of a mapped file in some memory; memory of any other kind is left as it is.
-
-    Args:
-        start: Address of the first byte.
-        length: How many bytes.
-    """
+    """Give back the pages of a mapped file in some memory; memory of any other kind is left as it is."""
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
     system = _system()

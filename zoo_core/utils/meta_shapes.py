@@ -60,11 +60,6 @@ class MetaShapes(TorchFunctionMode):
 def with_meta_shapes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a function of torch gives: on the meta device at once where the shape is known, and else by torch itself.
 
-    Args:
-        function: Of torch.
-        args: What it is given.
-        kwargs: The same by name.
-
     Example:
         >>> with_meta_shapes(F.relu, (torch.empty(2, 3, device="meta"),), {}).shape
         torch.Size([2, 3])

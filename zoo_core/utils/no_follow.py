@@ -32,10 +32,6 @@ def real(path: Path, *, strict: bool = False) -> Path:
 
     Unlike ``Path.resolve`` of Python 3.12 and older it raises no RuntimeError for a link to itself.
 
-    Args:
-        path: A file or folder.
-        strict: Whether it has to be there.
-
     Raises:
         OSError: It is not, where it has to be.
 

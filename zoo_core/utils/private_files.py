@@ -44,13 +44,7 @@ def _foreign(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def pass_over(path: str, reason: str, instead: str) -> None:
-    """Warn, once, of a file that is not obeyed since it is not private: others than this user may have written it.
-
-    Args:
-        path: What was found.
-        reason: Why not.
-        instead: What the user sets to have it all the same.
-    """
+    """Warn, once, of a file that is not obeyed since it is not private: others than this user may have written it."""
     warnings.warn(
         f"{path} is passed over: {reason}; {instead}={path} has it obeyed all the same", ZooWarning, stacklevel=5
     )

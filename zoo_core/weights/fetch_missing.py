@@ -31,11 +31,6 @@ Attempts = list[tuple[str, str]]
 def fetch_missing(entry: Entry, weights: Weights, request: Request) -> Artefact:
     """Fetch weights that the cache misses; from their other files where the first one cannot be had.
 
-    Args:
-        entry: Their place in the cache.
-        weights: What their card says.
-        request: What their bytes must be, and how to fetch them.
-
     Raises:
         WeightsError: They could not be had or trusted; see :func:`~zoo_core.weights.obtain`.
     """

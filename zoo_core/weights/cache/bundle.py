@@ -32,11 +32,6 @@ _BLOCK = 1 << 20
 def export_bundle(cache: Cache, kept: Iterable[Kept], file: Path) -> int:
     """Write weights from the cache to a bundle, each proven first; the same weights give the same bytes.
 
-    Args:
-        cache: The cache.
-        kept: What to take along.
-        file: The bundle to write, whole or not at all.
-
     Returns:
         How many names are in it.
 
@@ -88,10 +83,6 @@ def _add(archive: tarfile.TarFile, name: str, size: int, data: IO[bytes]) -> Non
 
 def import_bundle(cache: Cache, file: Path) -> list[str]:
     """Take what is in a bundle into the cache; every object is hashed on its way in.
-
-    Args:
-        cache: The cache.
-        file: A bundle that :func:`export_bundle` wrote.
 
     Returns:
         The refs that were written, as ``family/name@tag`` in the spelling of the cache.

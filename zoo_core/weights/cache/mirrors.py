@@ -43,11 +43,6 @@ def _mirror_path(name: str) -> str:
 def digest_at_mirror(base: str, name: str, policy: Policy) -> str:
     """The whole digest that a mirror knows some weights by, or ``""`` when what it has is no ref.
 
-    Args:
-        base: The url of the mirror.
-        name: ``family/name@tag``.
-        policy: How patient to be.
-
     Raises:
         Failure: The mirror does not answer, or with an error.
     """

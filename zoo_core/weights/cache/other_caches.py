@@ -84,12 +84,7 @@ def digest_in_hub_cache(urls: Sequence[str]) -> str:
 
 
 def _hub_origin(path: Path, digest: str) -> set[tuple[str, str]]:
-    """Repository and paths on the hub of a file that is in the hub's cache, one of the other caches of this machine.
-
-    Args:
-        path: The file: a blob, or a link to one.
-        digest: Its digest.
-    """
+    """Repository and paths on the hub of a file that is in the hub's cache, one of the other caches of this machine."""
     blob = no_follow.real(path)
     repository = blob.parent.parent
     if blob.name != digest or blob.parent.name != "blobs" or not repository.name.startswith("models--"):
@@ -138,11 +133,6 @@ def adopt(cache: Cache, path: Path, cards: Iterable[Card]) -> Adopted:
     """Take a file of another cache or folder of this machine into ours, linked where it can be, else copied.
 
     A card without a digest is that of a file in the cache of the Hugging Face hub: the hub declared its digest.
-
-    Args:
-        cache: The cache.
-        path: The file.
-        cards: The models that it may belong to.
 
     Raises:
         Untrusted: No card knows a file with that digest.

@@ -96,9 +96,6 @@ def is_training(key: str) -> bool:
 def candidates(content: object) -> list[Candidate]:
     """Every candidate in a checkpoint: the state dicts in what was read, those in the usual places first.
 
-    Args:
-        content: What a file held.
-
     Warns:
         ZooWarning: Averaged weights are a list without names, and no state dict in the file says what these are.
 
@@ -261,14 +258,10 @@ def _as_tensor(name: str, value: Any, beside: object) -> Any:
 def _mostly_tensors(content: Mapping[Any, object]) -> bool:
     """Whether a mapping is a candidate, a state dict with some notes, and not a wrapper with a tensor or two."""
     tensors = sum(is_tensor(value) or isinstance(value, OddTensor) for value in content.values())
-    return 2 * tensors > len(content) and not any(map(_may_hold_tensors, content.values()))
-
-
-def _may_hold_tensors(value: object) -> bool:
-    """Whether a value is a mapping that may hold candidates: Paddle has one of plain names beside its tensors."""
-    return isinstance(value, Mapping) and any(
-        _belongs(each) or isinstance(each, Mapping | Foreign | list | tuple) for each in value.values()
-    )
+    # Paddle has a mapping of plain names beside its tensors
+    inside = [each for value in content.values() if isinstance(value, Mapping) for each in value.values()]
+    may_hold_tensors = any(_belongs(each) or isinstance(each, Mapping | Foreign | list | tuple) for each in inside)
+    return 2 * tensors > len(content) and not may_hold_tensors
 
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:

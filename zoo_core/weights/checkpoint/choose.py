@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,7 +148,7 @@ def choose(
         usable = _under_prefix(usable, found, own, prefix)
     if ema is not None:
         usable = _by_ema(usable, averaged=ema)
-    merit = _merit_of_part if part else _merit
+    merit = partial(_merit, part=part)
     best = max(usable, key=merit)
     most = max(best.parameters, 1)
     averages = [each for each in usable if each.averaged and each.parameters >= most and each.extra <= best.extra]
@@ -181,14 +182,14 @@ def _option(candidate: Candidate, tensors: Mapping[str, Any], prefix: str, own: 
     return _Option(candidate, tensors, prefix, len(fitting), parameters, len(state) - len(named), len(named))
 
 
-def _merit(option: _Option) -> tuple[int, int]:
-    """What makes a choice better than another: shapes that fit, names that are not too many, then names alone."""
+def _merit(option: _Option, *, part: bool) -> tuple[int, ...]:
+    """What makes a choice better than another: shapes that fit, names that are not too many, then names alone.
+
+    Where only a part must fit, further names tell equals apart, no more.
+    """
+    if part:
+        return option.fitting, option.named, -option.extra
     return option.fitting - option.extra, option.named
-
-
-def _merit_of_part(option: _Option) -> tuple[int, int, int]:
-    """What makes a choice better where only a part must fit: further names tell equals apart, no more."""
-    return option.fitting, option.named, -option.extra
 
 
 def _under_prefix(usable: list[_Option], found: Sequence[Candidate], own: Shapes, prefix: str) -> list[_Option]:
@@ -274,10 +275,6 @@ def _choice(chosen: _Option, best: _Option, options: list[_Option], own: Shapes)
 
 def likeliest_candidate(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Choose one candidate of a checkpoint where no model is known: the averaged one, or the likeliest.
-
-    Args:
-        content: What was in the file.
-        source: What to call it in an error.
 
     Raises:
         Unreadable: There is none, or a tensor in it is none of plain numbers.

@@ -137,9 +137,6 @@ class StateDict(Ends):
 def describe(checkpoint: Checkpoint) -> list[StateDict]:
     """Describe each state dict in a checkpoint, averaged ones first.
 
-    Args:
-        checkpoint: It is open.
-
     Example:
         >>> import tempfile, torch
         >>> from zoo_core.weights.checkpoint.read import open_checkpoint

@@ -61,10 +61,6 @@ def _without(state: Mapping[str, Value], parts: Collection[str]) -> dict[str, Va
 def fits(names: Iterable[str], own: Collection[str]) -> list[Fit]:
     """Every prefix under which names of tensors in a file are names of a model, the best first.
 
-    Args:
-        names: Of the tensors in the file.
-        own: Of the tensors in the model.
-
     Example:
         >>> fits(["model.fc.weight", "model.fc.bias", "loss.weight"], {"fc.weight", "fc.bias"})
         [Fit(prefix='model.', count=2)]

@@ -48,20 +48,17 @@ def _unsupported_kind_in_torch(tensor: Any) -> str:
     """Which kind of unsupported tensor one of torch is: sparse, nested, quantised, meta or a shard; else ``""``."""
     import torch
 
+    # for sizes beyond all memory torch has no strides, though there are no numbers
+    is_huge = not tensor.is_nested and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
     kinds = {
         "DTensor, one process's shard of a tensor": type(tensor).__name__ == "DTensor",
         "quantised tensor": tensor.is_quantized,
         "nested tensor": tensor.is_nested,
         "sparse tensor": tensor.layout is not torch.strided,
         "meta tensor, which has a shape and no numbers": tensor.is_meta,
-        "tensor of no numbers, and of a shape beyond all memory": _is_beyond_memory(tensor),
+        "tensor of no numbers, and of a shape beyond all memory": is_huge and not tensor.numel(),
     }
     return next((kind for kind, holds in kinds.items() if holds), "")
-
-
-def _is_beyond_memory(tensor: Any) -> bool:
-    """Whether a tensor is unsupported for its shape: without numbers, and of sizes for which torch has no strides."""
-    return not tensor.is_nested and not tensor.numel() and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
 
 
 def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[str]) -> None:
@@ -87,10 +84,6 @@ def refuse_odd_tensors(state: Mapping[str, object], source: str | os.PathLike[st
 
 def loss_of_values(own: Tensor, other: Tensor) -> str:
     """Why a tensor is unsupported by a model, which cannot hold its values; empty where it can.
-
-    Args:
-        own: The tensor of the model.
-        other: The one of the file.
 
     Example:
         >>> import torch

@@ -33,10 +33,6 @@ def refuse_odd(path: Path) -> None:
 def refuse_mode(path: Path, mode: int) -> None:
     """Refuse to download to a place on the disk where, by its mode, something other than a plain file is.
 
-    Args:
-        path: Where it is.
-        mode: What the system says of it.
-
     Raises:
         CacheError: It is a link, a folder or a device.
     """

@@ -70,11 +70,7 @@ class _Piece:
         self.blocks.extend(blocks)  # and then all the rest of the piece
 
     def kept(self, at: int) -> bytes:
-        """Bytes of the file, from that one of the whole on; none when it is not what it was.
-
-        Args:
-            at: The first byte.
-        """
+        """Bytes of the file, from that one of the whole on; none when it is not what it was."""
         with contextlib.suppress(OSError), os.fdopen(no_follow.descriptor(self.place), "rb") as file:
             file.seek(at - self.begin)
             return file.read(min(_BLOCK, self.begin + self.waiting - at))

@@ -60,10 +60,6 @@ def require_small_header(file: BinaryIO) -> None:
 def require_small_json(text: bytes, size: int) -> None:
     """Refuse JSON, such as a header, that would take far more memory than its file.
 
-    Args:
-        text: The JSON.
-        size: Bytes of the file.
-
     Raises:
         TooMuchMemory: It would.
 
@@ -86,10 +82,6 @@ def not_read(file: Path, error: TooMuchMemory) -> Unreadable:
 
 def require_modest(view: int, storage: int) -> None:
     """Refuse a tensor that is a view far larger than its storage, as one that repeats few numbers is.
-
-    Args:
-        view: Bytes of the tensor.
-        storage: Bytes of the storage.
 
     Raises:
         NotPlain: It is.

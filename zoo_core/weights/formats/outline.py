@@ -106,9 +106,6 @@ def is_tensor(value: object) -> bool:
 def outline_of(file: Path) -> object | None:
     """The outline of a file, with shapes in place of tensors; None for one that only torch reads or that is broken.
 
-    Args:
-        file: Of any kind.
-
     Example:
         >>> import tempfile, pathlib, torch
         >>> path = pathlib.Path(tempfile.mkdtemp(), "net.pth")

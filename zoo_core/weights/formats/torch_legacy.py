@@ -132,9 +132,6 @@ _COUNT = 8
 def read_stream(file: Path) -> object:
     """What a legacy checkpoint, a stream of pickles as torch wrote it before 1.6, holds; tensors on the CPU.
 
-    Args:
-        file: It was written by ``torch.save``.
-
     Raises:
         NotPlain: It is broken, or more than data.
 

@@ -35,10 +35,6 @@ _BLOCK = 1 << 20
 def read_plain(file: Path, archive: zipfile.ZipFile) -> tuple[object, bool]:
     """What a zip archive of today's ``torch.save`` holds, and whether tensors are mapped from it: not if compressed.
 
-    Args:
-        file: It was written by ``torch.save``.
-        archive: The same, opened.
-
     Raises:
         NotPlain: It is broken, or more than data; the message says what, where that is known.
 

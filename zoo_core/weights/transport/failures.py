@@ -65,11 +65,7 @@ _REFUSED = re.compile(r"Tunnel connection failed: 4\d\d")
 
 
 def failure_of(error: Exception) -> Failure:
-    """The failure, transient or permanent, that an exception of requests or urllib3 means.
-
-    Args:
-        error: The exception.
-    """
+    """The failure, transient or permanent, that an exception of requests or urllib3 means."""
     if isinstance(error, urllib3.exceptions.DecodeError):
         return WrongContent("is not in the encoding that it is said to be in")
     return _permanent(error) or _transient(error)

@@ -121,12 +121,7 @@ def declared_digest(headers: Mapping[str, str]) -> str:
 
 
 def commit_of(headers: Mapping[str, str], sha256: str) -> str:
-    """The commit at which the hub has a file of that digest now; ``""`` for none, or another file.
-
-    Args:
-        headers: What it sends about the file.
-        sha256: The digest that it should have.
-    """
+    """The commit at which the hub has a file of that digest now; ``""`` for none, or another file."""
     commit = headers.get("X-Repo-Commit") or ""
     return commit if declared_digest(headers) == sha256 and _COMMIT.fullmatch(commit) else ""
 

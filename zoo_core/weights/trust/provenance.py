@@ -120,9 +120,6 @@ def bill_of_materials(entries: Iterable[Locked]) -> str:
     weights, and where its bytes are. What CycloneDX has no field for (the licences of code and data, the size, the
     plugin and the library that build the model) is a property whose name begins with ``zoo:``.
 
-    Args:
-        entries: Those of a lock.
-
     Returns:
         JSON.
 
