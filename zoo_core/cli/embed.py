@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,15 +31,10 @@ def embed(
     model: str,
     images: tuple[str, ...],
     out: Path,
-    weights: str,
-    size: int | None,
-    batch_size: int,
-    workers: int | None,
-    device: str | None,
-    engine: str,
     nearest: str | None,
     duplicates: float | None,
     outliers: int | None,
+    **options: Any,
 ) -> None:
     r"""Write a vector for each of IMAGES to a Parquet file: path, label, size, vector.
 
@@ -54,19 +49,10 @@ def embed(
     """
     from zoo_core.embedding.embed import embed as run
 
-    if weights == "none":
+    if options["weights"] == "none":
         raise click.BadParameter("an untrained model sees nothing", param_hint="--weights")
-    result = run(
-        model,
-        images[0] if len(images) == 1 else images,
-        out=out,
-        weights=weights,
-        size=size,
-        batch_size=batch_size,
-        num_workers=workers,
-        device=device_of(device),
-        engine=engine,
-    )
+    options["device"], options["num_workers"] = device_of(options["device"]), options.pop("workers")
+    result = run(model, images[0] if len(images) == 1 else images, out=out, **options)
     for reason in result.failed.values():
         echo(f"zoo: {'; '.join(line.strip() for line in reason.splitlines())}", err=True)
     echo(f"{out}: {result.vectors.shape[0]} vectors of {result.vectors.shape[1]}, {len(result.failed)} failed")

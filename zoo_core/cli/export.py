@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,20 +27,7 @@ _SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "torchscript": 
 )
 @click.option("--static", is_flag=True, help="A batch of two, where the model takes no batch of any length.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there, if all goes well.")
-def export(
-    model: str,
-    to: str | None,
-    out: Path | None,
-    weights: str,
-    size: int | None,
-    frames: int | None,
-    int8: Path | None,
-    *,
-    softmax: bool,
-    with_preprocessing: bool,
-    static: bool,
-    overwrite: bool,
-) -> None:
+def export(model: str, out: Path | None, *, weights: str, to: str | None, static: bool, **options: Any) -> None:
     r"""Write MODEL, a name or a saved folder, for another runtime, with class names and preprocessing in its metadata.
 
     The outputs of the file are compared with the model's before it is there.
@@ -51,19 +39,8 @@ def export(
     from zoo_core.exporting.export import export as run
 
     target = out or Path(Path(model.rstrip("/")).name.replace("@", "-") + _SUFFIXES[to or "onnx"])
-    result = run(
-        model,
-        target,
-        to=to,
-        size=size,
-        frames=frames,
-        softmax=softmax,
-        with_preprocessing=with_preprocessing,
-        int8=int8,
-        dynamic=not static,
-        weights=None if weights == "none" else weights,
-        overwrite=overwrite,
-    )
+    chosen = None if weights == "none" else weights
+    result = run(model, target, to=to, weights=chosen, dynamic=not static, **options)
     echo(
         f"{result.path}: outputs {', '.join(result.outputs)}; largest difference {result.difference:.3g}, "
         f"where the largest output is {result.largest:.3g}"

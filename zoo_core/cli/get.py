@@ -26,35 +26,13 @@ if TYPE_CHECKING:
 @click.option("--trust", type=click.Choice(["first-use"]), help="Accept weights without a published digest.")
 @click.option("--license", "licenses", multiple=True, help="An acceptable licence; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def get(
-    name: str,
-    num_classes: int | None,
-    in_channels: int | None,
-    weights: str,
-    freeze: tuple[str, ...],
-    device: str | None,
-    dtype: str | None,
-    seed: int | None,
-    trust: str | None,
-    licenses: tuple[str, ...],
-    *,
-    as_json: bool,
-) -> None:
+def get(name: str, *, as_json: bool, weights: str, **options: Any) -> None:
     """Fetch, verify and build the model NAME, and say what became of it."""
     from zoo_core.build.get import get as build
 
-    model = build(
-        name,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        weights=None if weights.lower() == "none" else weights,
-        freeze=freeze or None,
-        device=device_of(device),
-        dtype=_dtype(dtype),
-        seed=seed,
-        trust=trust,
-        licenses=licenses or None,
-    )
+    options["device"], options["dtype"] = device_of(options["device"]), _dtype(options["dtype"])
+    options |= {key: options[key] or None for key in ("freeze", "licenses")}  # click gives empty tuples
+    model = build(name, weights=None if weights.lower() == "none" else weights, **options)
     facts = _model_facts(model)
     if as_json:
         echo(json.dumps(facts, indent=2))

@@ -70,24 +70,12 @@ def _predictor(model: str, options: dict[str, Any], *, keep: bool) -> Any:
     from zoo_core.prediction.predict import Predictor
     from zoo_core.recipe.open_model import open_model
 
-    if options["weights"] == "none":
+    weights, preprocessing, device = (options.pop(name) for name in ("weights", "preprocessing", "device"))
+    if weights == "none":
         raise click.BadParameter("an untrained model sees nothing", param_hint="--weights")
-    opened = open_model(
-        model,
-        weights=options["weights"],
-        preprocessing=options["preprocessing"],
-        device=device_of(options["device"]),
-    )
-    return Predictor.of(
-        opened.eval(),
-        top=options["top"],
-        threshold=options["threshold"],
-        class_names=_read_class_names(options["class_names"]),
-        size=options["size"],
-        batch_size=options["batch_size"],
-        num_workers=options["workers"],
-        keep=keep,
-    )
+    opened = open_model(model, weights=weights, preprocessing=preprocessing, device=device_of(device))
+    names, workers = _read_class_names(options.pop("class_names")), options.pop("workers")
+    return Predictor.of(opened.eval(), class_names=names, num_workers=workers, keep=keep, **options)
 
 
 def _read_class_names(path: Path | None) -> list[str] | None:
@@ -192,9 +180,7 @@ _drawn: set[Path] = set()
     help="What each window gives.",
 )
 @click.option("--batch-size", default=16, show_default=True, help="Windows in one pass.")
-def sliding_window(
-    model: str, image: Path, out: Path, size: int | None, stride: int | None, blend: str, outputs: str, batch_size: int
-) -> None:
+def sliding_window(model: str, image: Path, out: Path, **options: Any) -> None:
     r"""Run MODEL over a large IMAGE window by window, and write [1, classes, rows, columns] to a file.
 
     A TIFF is read window by window, with zoo-core[tiff].
@@ -205,14 +191,5 @@ def sliding_window(
     """
     from zoo_core.prediction.sliding_window import sliding_window as run
 
-    result = run(
-        model,
-        image,
-        size=size,
-        stride=stride,
-        blend=blend,  # type: ignore[arg-type]  # one of the choices
-        outputs=outputs,  # type: ignore[arg-type]
-        batch_size=batch_size,
-        out=out,
-    )
+    result = run(model, image, out=out, **options)
     echo(f"{out}: {' x '.join(str(side) for side in result.scores.shape)}")
