@@ -18,6 +18,7 @@ from torch.nn.modules import module as _everywhere
 
 from zoo_core.errors import UsageError, ZooWarning
 from zoo_core.utils.attributes import own_methods
+from zoo_core.weights.formats.safetensors import bytes_of
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SAMPLES = 16
@@ -170,13 +171,6 @@ def _bytecode(code: CodeType) -> str:
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, row by row, for the digest of features that depend on it, or for a file of them."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    numbers: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
-    return memoryview(numbers)
 
 
 def digest_of_samples(dataset: Any, total: int) -> str:

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, Self
 import torch
 from torch import Tensor
 
-from zoo_core.embedding.digests import bytes_of
 from zoo_core.errors import UsageError
 from zoo_core.utils import no_follow
 from zoo_core.utils.atomic_write import anew, sync_folder
 from zoo_core.weights.digest import Stamp, has_noted, note_stamp, steady_digest
 from zoo_core.weights.download.disk import disk_errors, require_space
+from zoo_core.weights.formats.safetensors import bytes_of
 
 WHOLE = "whole.json"
 _SO_FAR = "so_far.json"

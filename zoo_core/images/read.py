@@ -394,10 +394,6 @@ def _format_of(file: Any) -> tuple[str, str]:
 def tiff_array(file: Any, name: str) -> np.ndarray[Any, Any] | None:
     """The first page of a TIFF, ``[H, W]`` or ``[H, W, C]``, through tifffile, which reads floats in colour.
 
-    Args:
-        file: A path or an open file.
-        name: What to call it in an error.
-
     Returns:
         None where it is no TIFF, or tifffile is not installed.
 

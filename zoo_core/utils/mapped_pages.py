@@ -75,9 +75,6 @@ def _is_of_a_file(first: int, last: int) -> bool:
 def take_space(path: Path) -> None:
     """Take room on the disk for all pages of a file to be mapped: with none left, writing to a map ends the process.
 
-    Args:
-        path: A file with its whole length.
-
     Raises:
         OSError: There is not so much room.
     """

@@ -72,9 +72,6 @@ class Stamp:
     def of(cls, path: Path) -> Stamp:
         """The stamp of a file as it is now.
 
-        Args:
-            path: In a folder that is free of links, as all that are passed on to here.
-
         Raises:
             OSError: There is no such file.
         """

@@ -134,11 +134,7 @@ class Copy:
             return None
 
     def prove(self, *, again: bool = False) -> Path | None:
-        """The copy when it is what its ref says; it is hashed when its stamp is another, or on request.
-
-        Args:
-            again: Hash it in any case.
-        """
+        """The copy when it is what its ref says; it is hashed when its stamp is another, or on request."""
         ref = self.ref()
         if ref is None:
             return None
@@ -199,10 +195,6 @@ class Copy:
         """Whether the copy is what :meth:`write` would make of these tensors, byte for byte.
 
         It ends at the first block that differs, and takes no memory of its own.
-
-        Args:
-            state: What is in the object.
-            mapped: Whether it is mapped from a file, whose pages are given back on the way.
         """
         path, parts = self.prove(), plan(state)
         if path is None or parts is None or no_follow.status(path).st_size != sum(map(len, parts)):

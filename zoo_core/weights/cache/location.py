@@ -55,11 +55,7 @@ def cache_folder(start: Path | None = None) -> Path:
 
 
 def is_only_found(root: Path) -> bool:
-    """Whether a cache's location is in the checkout that we are in, or said by a ``zoo.toml`` there.
-
-    Args:
-        root: Of the cache, free of links.
-    """
+    """Whether a cache's location is in the checkout that we are in, or said by a ``zoo.toml`` there."""
     if chosen := settings.cache_dir():
         return not settings.may_vouch("cache") and no_follow.real(expand(chosen).absolute()) == root
     folder = _in_a_checkout()

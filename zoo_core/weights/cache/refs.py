@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from zoo_core.errors import CacheError, DigestMismatch
@@ -155,15 +156,8 @@ def parse_ref(text: str, path: Path) -> Ref:
     missing = [name for name in _FIELDS if name not in values]
     if missing:
         raise _malformed(path, len(lines), f"{', '.join(missing)} missing")
-    return Ref(
-        sha256=values["sha256"],
-        size=int(values["size"]),
-        file=values["file"],
-        source=values["source"],
-        strength=values["strength"],
-        verified=values["verified"],
-        stamp=Stamp.parse(values["stamp"]),
-    )
+    fields: dict[str, Any] = {**values, "size": int(values["size"]), "stamp": Stamp.parse(values["stamp"])}
+    return Ref(**fields)
 
 
 def _check_ref_field(name: str, value: str, path: Path, number: int) -> None:

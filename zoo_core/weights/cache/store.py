@@ -128,11 +128,6 @@ class Cache:
         """Make a file that was just hashed an object without copying it; None where the file system cannot.
 
         An object that is there already is proven first.
-
-        Args:
-            path: The file, on the same file system.
-            digest: Its digest.
-            file: The name to give it.
         """
         final = self.place(digest, file)
         with contextlib.suppress(OSError):

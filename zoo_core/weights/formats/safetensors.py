@@ -74,7 +74,7 @@ def plan(state: Mapping[str, Tensor]) -> list[memoryview | bytes] | None:
             parts.append(bytes(filler))
             end += filler
         header[name] = _entry(_KINDS[tensor.dtype], tensor.shape, end, tensor.nbytes)
-        parts.append(_bytes(tensor))
+        parts.append(bytes_of(tensor))
         end += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
@@ -93,12 +93,10 @@ def read_aligned(path: Path) -> dict[str, Tensor]:
     return {name: tensors[stored] for name, stored in names.items()}
 
 
-def _bytes(tensor: Tensor) -> memoryview | bytes:
-    """The bytes of a tensor as an aligned safetensors file has them."""
-    if not tensor.numel():
-        return b""
-    flat = tensor.detach().contiguous().reshape(-1)
-    numbers: Any = flat.view(torch.uint8).numpy()
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row by row, as safetensors have them; shared with it where they can be."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    numbers: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     return memoryview(numbers)
 
 

@@ -292,13 +292,13 @@ def _tables(text: str, path: Path) -> tuple[list[tuple[int, dict[str, Any]]], li
     try:
         head = settings.toml(text)
     except RecursionError as error:
-        raise _malformed_whole(path, 1, "it is nested too deeply") from error
+        raise _malformed(path, 1, "it is nested too deeply", hides_all=True) from error
     except ValueError as error:  # no TOML, or an integer of thousands of digits
         return _tables_one_by_one(text, path, error)
     tables = head.pop("weights", [])
     _check_head(head, path)
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise _malformed_whole(path, 1, "weights must be tables, each titled [[weights]]")
+        raise _malformed(path, 1, "weights must be tables, each titled [[weights]]", hides_all=True)
     lines = [number for number, line in enumerate(text.split("\n"), start=1) if _TABLE.fullmatch(line)]
     return list(zip(lines if len(lines) == len(tables) else [1] * len(tables), tables, strict=True)), []
 
@@ -311,7 +311,7 @@ def _tables_one_by_one(
     try:
         before = settings.toml(head)
     except (ValueError, RecursionError) as error:
-        raise _malformed_whole(path, _line_in(error), str(error)) from error
+        raise _malformed(path, _line_in(error), str(error), hides_all=True) from error
     _check_head(before, path)
     tables, problems = [], []
     for start, piece in pieces:
@@ -354,7 +354,7 @@ def _check_head(head: dict[str, Any], path: Path) -> None:
             line=1,
         )
     if unknown := [name for name in head if name != "version"]:
-        raise _malformed_whole(path, 1, f"unknown: {', '.join(unknown)}; an entry is titled [[weights]]")
+        raise _malformed(path, 1, f"unknown: {', '.join(unknown)}; an entry is titled [[weights]]", hides_all=True)
 
 
 def _line_in(error: Exception) -> int:
@@ -364,23 +364,13 @@ def _line_in(error: Exception) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _malformed_whole(path: Path, line: int, reason: str) -> LockError:
-    """The error for a lock file that is malformed outside of its entries: it hides all of them."""
+def _malformed(path: Path, line: int, reason: str, entry: object = None, *, hides_all: bool = False) -> LockError:
+    """The error for a malformed entry of a lock file, with its line; outside of the entries, it hides all of them."""
+    whole = "mend it, or take it from version control, or delete it and `zoo lock` anew"
     return LockError(
-        f"{path}, line {max(line, 1)}: not a lock file",
+        f"{path}, line {max(line, 1)}: not {'a lock file' if hides_all else 'an entry of a lock'}",
         cause=reason,
-        hint="mend it, or take it from version control, or delete it and `zoo lock` anew",
-        file=str(path),
-        line=max(line, 1),
-    )
-
-
-def _malformed(path: Path, line: int, reason: str, entry: object = None) -> LockError:
-    """The error for a malformed entry of a lock file, with its line."""
-    return LockError(
-        f"{path}, line {max(line, 1)}: not an entry of a lock",
-        cause=reason,
-        hint="mend it or remove it; `zoo lock NAME` writes an entry anew",
+        hint=whole if hides_all else "mend it or remove it; `zoo lock NAME` writes an entry anew",
         file=str(path),
         line=max(line, 1),
         entry=entry,
