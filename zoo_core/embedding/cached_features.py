@@ -46,7 +46,12 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, folder: Path) -> None:
         result = read_rows(folder)
         if result is None:
-            raise _unreadable(folder)
+            raise CacheError(
+                f"what was just written to {folder} is not there any more",
+                cause="something cleans that folder, or its disk is broken",
+                hint="try again, or give another folder",
+                path=folder,
+            )
         self.folder = folder
         self.features, self.targets = result
 
@@ -103,15 +108,8 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
         request = ModelRequest.of(device=device, seed=seed)
         home = request.device or torch.device("cpu")
         size = check_count("batch_size", batch_size)
-        return Batches(
-            (self.features, self.targets),
-            size,
-            home,
-            shuffle=shuffle,
-            seed=request.seed,
-            drop_last=drop_last,
-            keep=keep,
-        )
+        rows = (self.features, self.targets)
+        return Batches(rows, size, home, shuffle=shuffle, seed=request.seed, drop_last=drop_last, keep=keep)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -194,7 +192,7 @@ def cached_features(
     believed = not (cache and cache.is_only_found)
     home = device or _device(backbone)
     facts = {"data": data, "samples": digest_of_samples(dataset, total), **_backbone_key(backbone, home)}
-    place = _folder_of(root, facts)
+    place = root / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     if read_rows(place, believed=believed) is None:
         with _alone(place):
             if read_rows(place, believed=believed) is None:
@@ -412,19 +410,3 @@ def room_on(device: torch.device) -> int | None:
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + held
     return free - free // _SPARED
-
-
-def _folder_of(root: Path, facts: dict[str, str]) -> Path:
-    """The folder for cached features that depend on these facts, and on nothing else."""
-    text = json.dumps(facts, sort_keys=True)
-    return root / hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _unreadable(folder: Path) -> CacheError:
-    """The error for cached features that were written and cannot be read back."""
-    return CacheError(
-        f"what was just written to {folder} is not there any more",
-        cause="something cleans that folder, or its disk is broken",
-        hint="try again, or give another folder",
-        path=folder,
-    )

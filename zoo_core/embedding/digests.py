@@ -49,7 +49,8 @@ def digest_of_module(module: nn.Module) -> str:
         hasher.update(f"\n{name} {value}".encode())
     for name, code in _codes(module):
         hasher.update(f"\n{name} {code}".encode())
-    for name, tensor in _tensors(module):
+    parameters, buffers = (of(remove_duplicate=False) for of in (module.named_parameters, module.named_buffers))
+    for name, tensor in (*parameters, *buffers):
         hasher.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hasher.update(bytes_of(tensor))
     return hasher.hexdigest()
@@ -166,11 +167,6 @@ def _bytecode(code: CodeType) -> str:
     """The bytecode and constants of a function, as they go into a digest."""
     consts = [_bytecode(each) if isinstance(each, CodeType) else _plain_text(each) for each in code.co_consts]
     return repr((code.co_code.hex(), code.co_names, consts))
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
 
 
 def digest_of_samples(dataset: Any, total: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -158,7 +160,8 @@ def _mapped(folder: Path, part: str, record: dict[str, Any]) -> Tensor:
             msg = f"{path} is not what it was"
             raise ValueError(msg)
         record[part] = {**kind, "stamp": str(Stamp.of(path))}
-        _write_record_if_possible(folder / WHOLE, record)
+        with suppress(OSError):  # the folder is read-only: it is hashed each time
+            _write_record(folder / WHOLE, record)
     shape = (rows, *kind["shape"])
     count = rows * _row_bytes(kind) // _dtype(kind).itemsize
     if not count:
@@ -185,10 +188,7 @@ def _dtype(kind: Kind) -> torch.dtype:
 
 def _row_bytes(kind: Kind) -> int:
     """How many bytes a row in a file of features takes."""
-    size = _dtype(kind).itemsize
-    for length in kind["shape"]:
-        size *= length
-    return size
+    return _dtype(kind).itemsize * math.prod(kind["shape"])
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:
@@ -201,11 +201,3 @@ def _write_record(path: Path, record: dict[str, Any]) -> None:
 
 def _appended(path: Path) -> BinaryIO:
     return os.fdopen(no_follow.descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY), "ab")
-
-
-def _write_record_if_possible(path: Path, record: dict[str, Any]) -> None:
-    """Write the record of the files of features, beside them, where the folder is not read-only."""
-    try:
-        _write_record(path, record)
-    except OSError:  # read-only: it is hashed each time
-        return

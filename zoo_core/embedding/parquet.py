@@ -273,24 +273,15 @@ def _replaced_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _merge(out: Path, parts: Path, unreadable: set[str]) -> None:
-    """Merge the parts of a Parquet file into it; after a crash before the end a later run goes on.
+    """Merge the parts of a Parquet file into it: the newest row of each image, and none of what cannot be read now.
 
-    Args:
-        out: The file.
-        parts: The folder of its parts.
-        unreadable: Images that have no vector now: a row of one is that of the image that was there before.
+    After a crash before the end a later run goes on.
     """
-    files = _whole_files(out, parts)
-    if files != [out] or unreadable:
-        _join(files, out, unreadable)
-    shutil.rmtree(parts)
-
-
-def _join(files: list[Path], out: Path, unreadable: set[str]) -> None:
-    """Write a Parquet file with the newest row of each image in several, and none of what cannot be read now."""
     _, pq = _pyarrow()
+    files = _whole_files(out, parts)
     # parts are removed after the file has their rows, and a crash may come between; an image may have changed
-    newest = {path: number for number, file in enumerate(files) for path in _paths(file)}
+    several = enumerate(files if files != [out] or unreadable else ())
+    newest = {path: number for number, file in several for path, _ in _known(file)}
     stale = {path for path in newest if os.path.abspath(path) in unreadable}  # noqa: PTH100 - as in _not_yet
     if files and (files != [out] or stale):
         schema = pq.read_schema(files[0])
@@ -300,13 +291,7 @@ def _join(files: list[Path], out: Path, unreadable: set[str]) -> None:
                 kept = [newest[path] == number and path not in stale for path in table["path"].to_pylist()]
                 if any(kept):
                     writer.write_table(table if all(kept) else table.filter(kept))
-
-
-def _paths(file: Path) -> list[str]:
-    """The paths of the images in a Parquet file of embeddings."""
-    _, pq = _pyarrow()
-    result: list[str] = pq.read_table(file, columns=["path"])["path"].to_pylist()
-    return result
+    shutil.rmtree(parts)
 
 
 def _known(file: Path) -> list[tuple[str, tuple[str, int]]]:

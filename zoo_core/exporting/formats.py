@@ -115,8 +115,8 @@ def _pt2_metadata(path: Path) -> str:
 def _write_torchscript(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
     """Write a model in the format TorchScript, as a trace."""
     _refuse_branches(model, x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated, and that a trace is one path through the code
+    # it warns that TorchScript is deprecated, and that a trace is one path through the code
+    with warnings.catch_warnings(action="ignore"):
         try:
             _trace(model, x, path, metadata)
         except RuntimeError as error:
@@ -150,8 +150,7 @@ def _refuse_branches(model: nn.Module, x: Tensor) -> None:
 
 def _open_torchscript(path: Path) -> Run:
     """Open an exported file of the format TorchScript to run it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         module: Run = torch.jit.load(path)  # type: ignore[no-untyped-call]  # torch's
     return module
 
@@ -159,8 +158,7 @@ def _open_torchscript(path: Path) -> Run:
 def _torchscript_metadata(path: Path) -> str:
     """The metadata in a file of the format TorchScript."""
     files: dict[str, Any] = {METADATA: ""}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         torch.jit.load(path, _extra_files=files)  # type: ignore[no-untyped-call]  # torch's
     result = files[METADATA]
     return result.decode() if isinstance(result, bytes) else str(result)
@@ -169,8 +167,7 @@ def _torchscript_metadata(path: Path) -> str:
 def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
     """Write a model in the format ONNX."""
     _require_onnx()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own insides
+    with warnings.catch_warnings(action="ignore"):  # of the exporter, about its own insides
         with _FlatAttention():
             exported = _program(model, x, dynamic)
         for optimize in (True, False):  # optimizing takes away what some models need, such as timm's Gemma

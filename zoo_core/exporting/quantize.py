@@ -169,8 +169,7 @@ def _write_pt2(path: Path, batches: list[Tensor]) -> None:
     files = {METADATA: ""}
     with path.open("rb") as file:
         program = torch.export.load(file, extra_files=files)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch and torchao, about each other
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of torch and torchao, about each other
         prepared = quantize_pt2e.prepare_pt2e(program.module(), _quantizer())
         for x in batches:
             prepared(x)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import ImageError, NotSupported, UsageError, ZooWarning
 from zoo_core.images.loading import Loaded, in_batches, load_images, sources_of
-from zoo_core.images.preprocessing import numbers_of, resized
+from zoo_core.images.preprocessing import numbers_of, resized, transforms
 from zoo_core.images.read import read
 from zoo_core.images.video import read_clip
 from zoo_core.prediction.results import Prediction, Reading
@@ -277,7 +277,6 @@ def _checked_head_names(names: Sequence[str], model: nn.Module, task: str) -> tu
 
 def _pipeline(model: nn.Module, size: int | Sequence[int] | None) -> nn.Module:
     """The transforms before a prediction; for segmentation nothing is cut off."""
-    from zoo_core.images.preprocessing import transforms
     from zoo_core.images.transform_steps import compose
 
     numbers = numbers_of(model)

@@ -92,7 +92,13 @@ def proven(model: nn.Module, known: Metadata, recipe: Recipe, *, custom: bool) -
         name: head for edit in known.edits for value in edit.arguments.values() for name, head in customs_in(value)
     }
     if heads and not custom:
-        _refuse_custom(heads)
+        name = next(iter(heads))
+        raise NotSupported(
+            f"the head {name!r} is a {heads[name].kind}, which a recipe cannot build",
+            expected="layers of torch.nn, alone or in a Sequential, or a zoo.mlp_head(...)",
+            hint=f'zoo.save(..., custom_heads=True), and then zoo.load(folder, heads={{"{name}": module}})',
+            name=name,
+        )
     try:
         recipe, twin = _recipe_and_twin(model, known, recipe, heads)
         following = {
@@ -223,18 +229,3 @@ def customs_in(value: object, name: str = "main") -> Iterator[tuple[str, Custom]
     elif isinstance(value, Mapping):
         for key, each in value.items():
             yield from customs_in(each, str(key))
-
-
-def _refuse_custom(found: Mapping[str, Custom]) -> None:
-    """Refuse to prove a recipe with modules that no recipe can build.
-
-    Raises:
-        NotSupported: There are some.
-    """
-    for name, custom in found.items():
-        raise NotSupported(
-            f"the head {name!r} is a {custom.kind}, which a recipe cannot build",
-            expected="layers of torch.nn, alone or in a Sequential, or a zoo.mlp_head(...)",
-            hint=f'zoo.save(..., custom_heads=True), and then zoo.load(folder, heads={{"{name}": module}})',
-            name=name,
-        )

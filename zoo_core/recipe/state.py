@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo_core.errors import NotSupported
 from zoo_core.surgery.hold import hold, is_held, stateful
 from zoo_core.surgery.metadata import attach, metadata_of
+from zoo_core.surgery.structure import under
 
 if TYPE_CHECKING:
     from zoo_core.recipe.record import Recipe
@@ -172,7 +173,7 @@ def covering(chosen: Collection[str], everything: Collection[str]) -> list[str]:
     for name in sorted(chosen):
         prefixes = _prefixes(name)
         if not any(prefix in result for prefix in prefixes):
-            result.append(next(each for each in prefixes if not any(_inside(other, each) for other in others)))
+            result.append(next(each for each in prefixes if not any(under(other, each) for other in others)))
     return result
 
 
@@ -196,7 +197,3 @@ def _prefixes(name: str) -> list[str]:
     """Names by which a save may state that a tensor is frozen or held: its modules, outermost first, and its own."""
     parts = name.split(".")
     return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-
-
-def _inside(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import LoadMismatch, Unreadable, ZooWarning
+from zoo_core.surgery.structure import under
 from zoo_core.text import first_few
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 def _is_replaceable(name: str, paths: Collection[str]) -> bool:
     """Whether a state dict may lack a tensor or have another: it is in one of the modules that may be replaced."""
-    return any(name == path or name.startswith(f"{path}.") for path in paths)
+    return any(under(name, path) for path in paths)
 
 
 def _mismatch(

@@ -24,6 +24,7 @@ from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.findings import NotChecked, only_shapes, require
 from zoo_core.testing.process import files_left, random_states, watched, without_network
 from zoo_core.utils.duplicate import duplicate
+from zoo_core.utils.hooks import removing
 from zoo_core.utils.random_state import seeded
 
 _IMAGE = 3
@@ -237,8 +238,8 @@ def _model_under_test(name: str, *, shapes: bool) -> nn.Module:
             with suppress(Exception):  # which the build below reports; what it imports may set what it likes
                 card = current_zoo().resolve(name)[0]
                 current_zoo().member(card.family).builder(card)
-            with watched(imports=True) as changes, files_left() as files, warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # what a library says of its own way of initializing
+            ignored = warnings.catch_warnings(action="ignore", category=UserWarning)  # of ways of initializing
+            with watched(imports=True) as changes, files_left() as files, ignored:
                 model = _build_without_values(name) if shapes else _with_values(name)
         finally:
             require(
@@ -310,15 +311,22 @@ def parameters_used(model: nn.Module, result: Tensor) -> dict[str, nn.Parameter]
         >>> [*parameters_used(model, model[1](model[0](torch.ones(1, 2)).detach()))]
         ['1.weight', '1.bias']
     """
-    seen: set[Any] = set()
-    waiting = [result.grad_fn]
+    used = leaves_of([result.grad_fn])
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in used}
+
+
+def leaves_of(nodes: Iterable[Any], stop: Iterable[Any] = ()) -> set[int]:
+    """The ids of the tensors that autograd's nodes of a model under test lead back to, not looking beyond ``stop``."""
+    seen, waiting, result = {*stop}, [*nodes], set[int]()
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [each for each, _ in node.next_functions]
-    used = {id(node.variable) for node in seen if hasattr(node, "variable")}
-    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in used}
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [each for each, _ in node.next_functions]
+        if hasattr(node, "variable"):
+            result.add(id(node.variable))
+    return result
 
 
 class Call(NamedTuple):
@@ -337,16 +345,12 @@ def calls_of(model: nn.Module, paths: Iterable[str], given: tuple[Any, ...]) -> 
         seen.pop(path, None)
         seen[path] = Call(shapes[0], shapes[1])
 
-    hooks = [
+    hooks = (
         model.get_submodule(path).register_forward_hook(lambda _, x, made, path=path: note(path, x, made))
         for path in paths
-    ]
-    try:
-        with torch.no_grad():
-            model(*given)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    )
+    with removing(hooks), torch.no_grad():
+        model(*given)
     return seen
 
 

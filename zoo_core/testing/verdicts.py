@@ -126,8 +126,7 @@ def judge_family(check: Callable[[str], None], family: str) -> Verdict:
 def _outcome(run: Callable[[], None]) -> tuple[Outcome, str]:
     """Outcome and reason of a verdict, from the finding that running the check raises."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # libraries warn of their own ways; what is wrong here is raised
+        with warnings.catch_warnings(action="ignore"):  # libraries warn of their own ways; what is wrong is raised
             run()
     except SkipTest as skip:
         return "skipped", str(skip)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from zoo_core.contract.anatomy import NO_LAYER
 from zoo_core.tracing.recording import Dataflow, Op, Ref
+from zoo_core.utils.attributes import get_attribute
 
 KINDS: tuple[tuple[type[nn.Module], Literal["linear", "conv", "conv1d", "conv3d"]], ...] = (
     (nn.Linear, "linear"),
@@ -84,7 +85,7 @@ def _last_layers_before(model: nn.Module, flow: Dataflow, found: Layers) -> Laye
         seen.add(number)
         op = recording.ops[number]
         parameters = flow.parameters_of(op)
-        if [name for name in parameters if _elements(model, name) > 1] or op.function is None:
+        if op.function is None or any(get_attribute(model, name).numel() > 1 for name in parameters):
             _add(model, flow, found, number)
         elif flow.passes(op):
             found.averaged = found.averaged or op.name in {"div", "truediv", "mean", "mul", "rmul"}
@@ -142,9 +143,3 @@ def _last_layers_before_op(model: nn.Module, flow: Dataflow, op: Op) -> list[str
         else:
             todo += flow.moving(each)
     return list(dict.fromkeys(result))[:5]
-
-
-def _elements(model: nn.Module, name: str) -> int:
-    owner_path, _, own = name.rpartition(".")
-    tensor = getattr(model.get_submodule(owner_path), own)
-    return int(tensor.numel())

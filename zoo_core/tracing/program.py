@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_iter, tree_leaves, tree_map, 
 
 from zoo_core.contract.chain import Chain, flatten
 from zoo_core.tracing.recording import Call, Dataflow, Op, Parameter, Ref, Unknown
+from zoo_core.utils.attributes import get_attribute
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,9 @@ def _filled_arguments(record: Any, model: Any, values: dict[int, Any]) -> Any:
         if isinstance(each, Value):
             return values[each.number]
         if isinstance(each, Own):
-            path, _, name = each.name.rpartition(".")
-            return getattr(model.get_submodule(path), name)
+            return get_attribute(model, each.name)
         if isinstance(each, Size):
-            size = each.times
-            for axis in each.axes:
-                size *= values[each.value].shape[axis]
-            return size
+            return each.times * math.prod(values[each.value].shape[axis] for axis in each.axes)
         return model.training if isinstance(each, Training) else each
 
     return tree_map(fill, record)
@@ -351,12 +349,7 @@ def _as_size(values: list[int], shapes: list[tuple[int, ...]], number: int) -> S
     """An integer in a program's step as the size of an axis, or a product of two, that fits in every pass."""
     axes = range(len(shapes[0]))
     for chosen in [(axis,) for axis in axes] + [(a, b) for a in axes for b in axes if a < b]:
-        made = []
-        for shape in shapes:
-            size = 1
-            for axis in chosen:
-                size *= shape[axis]
-            made.append(size)
+        made = [math.prod(shape[axis] for axis in chosen) for shape in shapes]
         if all(each and not value % each for value, each in zip(values, made, strict=True)):
             times = {value // each for value, each in zip(values, made, strict=True)}
             if len(times) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def with_split(passes: Passes, anatomy: Anatomy, main: Layers, grid: Grid) -> An
         starts = [_head_inputs(flow, sites) for flow in passes.flows]
         ends = {flow: end for flow in passes.flows if (end := _main_scores(flow, main, passes))}
         given = [start for flow, start in zip(passes.flows, starts, strict=True) if flow in ends]
-        classify: Any = piece([*ends], given, [*ends.values()], expand=_around(sites))
+        classify: Any = piece([*ends], given, [*ends.values()], expand=_around(site.path for site in sites))
     except Untraceable as error:
         return replace(anatomy, indivisible=f"what follows its head cannot be written down: {error}")
     if classify in (Chain(sites[0].path), Chain()):  # nothing at all after a place for a head
@@ -94,15 +94,15 @@ def _main_scores(flow: Dataflow, main: Layers, passes: Passes) -> Ref | None:
     return output
 
 
-def _around(sites: Sequence[Head]) -> set[str]:
-    return {site.path[:end] for site in sites for end in range(len(site.path)) if site.path[end] == "."}
+def _around(paths: Iterable[str]) -> set[str]:
+    """Paths of the modules around those of a split, whose parts are steps of their own."""
+    return {path[:end] for path in paths for end in range(len(path)) if path[end] == "."}
 
 
 def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]) -> tuple[Piece | None, Piece | None]:
     """Find the pieces of a split before the head: features up to the last map that all passes through, and the pool."""
     flow = passes.evaluated
-    expand = {path[:end] for stage in anatomy.stages for path in stage.modules for end in _dots(path)}
-    expand |= _around(anatomy.heads)
+    expand = _around([*(path for stage in anatomy.stages for path in stage.modules), *(h.path for h in anatomy.heads)])
     last = anatomy.stages[-1].output if anatomy.stages else None
     until = next((call.end for call in flow.recording.calls() if call.path == last), 0)
     for value in reversed(flow.cuts(starts[0])):
@@ -129,10 +129,6 @@ def _nest(values: list[int]) -> Ref | tuple[Ref, ...]:
     return Ref(values[0]) if len(values) == 1 else tuple(Ref(value) for value in values)
 
 
-def _dots(path: str) -> list[int]:
-    return [index for index, letter in enumerate(path) if letter == "."]
-
-
 def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
     """Find the features piece of the split: what runs before the cut, as a program or as forward run to a module."""
     if all(len(flow.recording.inputs) == 1 and not flow.recording.root.kwargs for flow in passes.flows):
@@ -143,10 +139,8 @@ def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
             result = None
         if isinstance(result, Chain):
             return result
-    bare = (
-        call.path for call in passes.evaluated.recording.calls_that_give(cut[0]) if isinstance(call.output, Ref)
-    )  # in no object
-    path = next(bare, None)
+    calls = passes.evaluated.recording.calls_that_give(cut[0])
+    path = next((call.path for call in calls if isinstance(call.output, Ref)), None)  # in no object
     return RunTo(path, runs=_modules_for(passes.evaluated, cut[:1])) if path else None
 
 

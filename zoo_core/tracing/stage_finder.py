@@ -183,14 +183,8 @@ class _Trunk:
     """The modules one after another through which everything passes, each of one resolution, to group into stages."""
 
     def __init__(self, passes: Passes, grid: Grid, live: list[frozenset[int]], cuts: set[int], end: int) -> None:
-        self.model, self.chosen, self.grid, self.live, self.cuts, self.end = (
-            passes.model,
-            passes.chosen,
-            grid,
-            live,
-            cuts,
-            end,
-        )
+        self.model, self.chosen, self.grid = passes.model, passes.chosen, grid
+        self.live, self.cuts, self.end = live, cuts, end
         self.known = {*grid.flow.recording.inputs}  # what may be needed later beside what a unit gives
         self.opened = 0  # layers in modules that hold more than one unit, as does what mostly consists of such
         self.whole: dict[str, Unit] = {}  # every module that may be a unit, those inside others too

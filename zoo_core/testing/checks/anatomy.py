@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from typing import cast
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from zoo_core.surgery.metadata import anatomy_of
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.testing.under_test import Call, calls_of, inputs_of, main_of, model_under_test
 from zoo_core.text import close_matches, did_you_mean
+from zoo_core.utils.attributes import get_attribute
 from zoo_core.utils.duplicate import duplicate
 
 
@@ -83,13 +84,12 @@ def _check_attributes(card: Card, model: nn.Module, head: Head) -> None:
 def _attribute(model: nn.Module, path: str, label: str) -> object:
     """What is in an attribute of a model that the anatomy names; a finding where it is not there."""
     try:
-        result: object = reduce(getattr, path.split("."), model)
+        return cast("object", get_attribute(model, path))
     except AttributeError as error:
         nearest = close_matches(path.rpartition(".")[2], vars(model), limit=1)
         raise NonConformance(
             f"{label} is not there: {error}; {did_you_mean(nearest, 'it is a path from the model')}"
         ) from error
-    return result
 
 
 _KINDS = {"linear": nn.Linear, "conv": nn.Conv2d, "conv1d": nn.Conv1d, "conv3d": nn.Conv3d}

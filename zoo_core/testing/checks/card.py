@@ -6,12 +6,12 @@ import math
 import re
 from collections import Counter
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import zip_longest
 from urllib.parse import parse_qsl, urlsplit
 
 from zoo_core.contract.card import Card, Licenses, Preprocessing, Weights
-from zoo_core.contract.labels import named
+from zoo_core.contract.labels import imagenet_1k, named
 from zoo_core.testing.findings import NonConformance, require
 from zoo_core.weights.transport.hub import looks_like_hub
 from zoo_core.weights.transport.urls import is_loopback
@@ -223,7 +223,7 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
     require(
         len(numbers) < max(1, len(names)), f"{label}: the class names are the numbers {numbers[:3]}, and say nothing"
     )
-    right = _imagenet_names()
+    right = imagenet_1k()
     synsets = [name for name in names if _WORDNET.fullmatch(name)]
     require(
         len(synsets) < max(1, len(names)),
@@ -240,12 +240,6 @@ def _check_distinct(label: str, names: tuple[str, ...]) -> None:
         len(count) >= _DISTINCT * len(names) and (len(names) >= _FEW or not often),
         f"{label}: {len(names)} class names, of which {len(count)} differ: {often} are there several times",
     )
-
-
-@cache
-def _imagenet_names() -> tuple[str, ...]:
-    """ImageNet's class names, which the check wants in this order in cards."""
-    return named("imagenet_1k")
 
 
 def _check_licenses(label: str, licenses: Licenses) -> None:

@@ -184,11 +184,8 @@ def _interrupted(card: Card, model: nn.Module, x: Tensor) -> Iterator[None]:
             is_done = True
             model(*others)
 
-    hook = modules.get(paths[0] if paths else "", model).register_forward_hook(interrupt)
-    try:
+    with modules.get(paths[0] if paths else "", model).register_forward_hook(interrupt):
         yield
-    finally:
-        hook.remove()
 
 
 def _count_kept_by_forward(model: nn.Module) -> int:

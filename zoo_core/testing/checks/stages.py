@@ -20,8 +20,18 @@ from zoo_core.surgery.stem.adapt import stem_layers
 from zoo_core.surgery.structure import under
 from zoo_core.testing.checks.stem import layers_in_order
 from zoo_core.testing.findings import NonConformance, NotChecked, require
-from zoo_core.testing.under_test import DETECTORS, arguments, example, inputs_of, model_under_test, need_stages, tensors
+from zoo_core.testing.under_test import (
+    DETECTORS,
+    arguments,
+    example,
+    inputs_of,
+    leaves_of,
+    model_under_test,
+    need_stages,
+    tensors,
+)
 from zoo_core.utils.duplicate import without_values
+from zoo_core.utils.hooks import removing
 from zoo_core.utils.meta_shapes import MetaShapes
 
 _ALIKE = "which gives a map of as many channels and the same stride"
@@ -105,10 +115,9 @@ def _check_apart(card: Card, stages: Sequence[Stage]) -> None:
     for stage in stages:
         for path in stage.modules:
             for other, name in owner.items():
-                within = path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
-                require(
-                    not within, f"{card.id}: stages {name} and {stage.name} overlap: {other!r} and {path!r} are in both"
-                )
+                both = f"{other!r} and {path!r} are in both"
+                within = under(path, other) or under(other, path)
+                require(not within, f"{card.id}: stages {name} and {stage.name} overlap: {both}")
             owner[path] = stage.name
 
 
@@ -156,16 +165,13 @@ def _look(card: Card, model: nn.Module, x: torch.Tensor) -> Look:
         first = next(iter(stem_layers(model).values()))
         hooks.append(first.register_forward_pre_hook(lambda _, taken: sizes.append(next(tensors(taken)).shape)))
     try:
-        with torch.no_grad():
+        with removing(hooks), torch.no_grad():
             model(*arguments(card, x))
     except NonConformance:
         raise
     except (RuntimeError, ValueError, AssertionError):  # how models say that they take one size only
         if len(shapes) < len(stages):  # where the head alone is that strict, the maps are good
             shapes = {}
-    finally:
-        for hook in hooks:
-            hook.remove()
     return Look((sizes[-1][-2], sizes[-1][-1]), x.shape[2] if x.dim() == _VIDEO_AXES else 1, shapes)
 
 
@@ -277,11 +283,8 @@ def noted_runs(model: nn.Module) -> Iterator[dict[str, ModuleRun]]:
         for path, module in model.named_modules()
         if path
     ]
-    try:
+    with removing(hooks):
         yield runs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def check_borders(card: Card) -> None:
@@ -326,10 +329,9 @@ class ModelRun(NamedTuple):
 
     def parameters_between(self, stage: Stage, later: Stage) -> list[str]:
         """Names of the parameters that the map of the later stage was computed with, not by the map of the other."""
-        known = {id(tensor): name for name, tensor in self.model.named_parameters()}
-        return [
-            known[each] for each in _reached(self.modules[later.output], self.modules[stage.output]) if each in known
-        ]
+        before = self.modules[stage.output].nodes
+        used = leaves_of(self.modules[later.output].nodes - before, before)
+        return [name for name, tensor in self.model.named_parameters() if id(tensor) in used]
 
     def outside(self, names: Iterable[str]) -> list[str]:
         """The largest modules around these tensors that are in no stage, stem or head site, and hold none of these."""
@@ -356,21 +358,6 @@ class ModelRun(NamedTuple):
         """Whether a module has convolutions or linear layers."""
         kinds = (nn.Linear, nn.modules.conv._ConvNd)  # noqa: SLF001 - the base of all
         return any(isinstance(each, kinds) for each in self.model.get_submodule(path).modules())
-
-
-def _reached(run: ModuleRun, before: ModuleRun) -> set[int]:
-    """The ids of the parameters that the map of a stage was computed with, not by the map at the border before it."""
-    result: set[int] = set()
-    seen, waiting = {*before.nodes}, [*(run.nodes - before.nodes)]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            result.add(id(node.variable))
-        waiting += [each for each, _ in node.next_functions if each is not None]
-    return result
 
 
 def _check_end_of_block(run: ModelRun, stage: Stage, later: Stage) -> None:

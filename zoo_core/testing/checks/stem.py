@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -29,6 +29,7 @@ from zoo_core.testing.under_test import (
 )
 from zoo_core.utils.attributes import get_attribute, set_attribute
 from zoo_core.utils.duplicate import duplicate, without_values
+from zoo_core.utils.hooks import removing
 from zoo_core.utils.meta_shapes import MetaShapes
 
 _CHANNELS = (1, 4)
@@ -78,15 +79,11 @@ def _check_side_by_side(card: Card, model: nn.Module, stem: dict[str, nn.Module]
         if before:
             after[path] = before[0]
 
-    handles = [
+    handles = (
         layer.register_forward_pre_hook(lambda _, taken, path=path: note(path, taken)) for path, layer in stem.items()
-    ]
-    try:
-        with torch.enable_grad():
-            model(*inputs_of(card))
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with removing(handles), torch.enable_grad():
+        model(*inputs_of(card))
     for path, other in after.items():
         raise NonConformance(
             f"{card.id}: stem {path!r} is given what {other!r} makes of the image: the stem is the layers that see the "
@@ -201,20 +198,20 @@ def _check_scaling(card: Card, x: Tensor) -> None:
     switch = get_attribute(model, scaling.switch)
     require(isinstance(switch, bool), f"{label}: its switch {scaling.switch!r} is {switch!r}, and neither on nor off")
     norm = dict(model.named_modules()).get(scaling.norm)
-    has_mean = isinstance(getattr(norm, "running_mean", None), torch.Tensor)
     found = f"{type(norm).__name__}, and no batch norm with a running mean" if norm is not None else "no module"
-    require(has_mean, f"{label}: its norm {scaling.norm!r} is a {found}")
+    if norm is None or not isinstance(getattr(norm, "running_mean", None), torch.Tensor):
+        raise NonConformance(f"{label}: its norm {scaling.norm!r} is a {found}")
     if by_shapes(card):
         only_shapes("what is scaled")
         return
     layer = next(iter(stem_layers(model).values()))
     given: list[Tensor] = []
-    with _noted(layer, given), _noted(cast("nn.Module", norm), given), torch.no_grad():
-        made = layer.register_forward_hook(lambda _, __, output: given.append(output))
+    hooks = [each.register_forward_pre_hook(lambda _, taken: given.append(taken[0])) for each in (layer, norm)]
+    hooks.append(layer.register_forward_hook(lambda _, __, output: given.append(output)))
+    with removing(hooks), torch.no_grad():
         for on in (True, False):
             set_attribute(model, scaling.switch, value=on)
             model(*arguments(card, x))
-        made.remove()
     scaled, stem, normed, plain, *_ = given
     require(stem is normed, f"{label}: its norm {scaling.norm!r} is not given what the stem makes of the image")
     scale, shift = (torch.tensor(each).view(1, -1, *[1] * (x.dim() - 2)) for each in (scaling.scale, scaling.shift))
@@ -222,16 +219,6 @@ def _check_scaling(card: Card, x: Tensor) -> None:
         right = switched.shape == x.shape and torch.allclose(switched, expected, atol=_CLOSE)
         word = "on" if switched is scaled else "off"
         require(right, f"{label}: with {scaling.switch} {word} the stem is given something other than {what}")
-
-
-@contextmanager
-def _noted(module: nn.Module, given: list[Tensor]) -> Iterator[None]:
-    """In the check of the stem, note inside the block what a module that scales or follows it is given."""
-    handle = module.register_forward_pre_hook(lambda _, taken: given.append(taken[0]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _adapted(card: Card, channels: int) -> nn.Module:
@@ -250,9 +237,9 @@ def _adapted(card: Card, channels: int) -> nn.Module:
 def _uses_last_channel(card: Card, model: nn.Module, layers: dict[str, nn.Module], images: Tensor) -> bool:
     """Whether an adapted stem answers to the last channel, in which alone the two images differ."""
     channels, answers = images.shape[1], []
-    handles = [layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values()]
+    handles = (layer.register_forward_hook(lambda _, __, made: answers.append(made)) for layer in layers.values())
     try:
-        with torch.no_grad():
+        with removing(handles), torch.no_grad():
             model(*arguments(card, images))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise NonConformance(
@@ -260,9 +247,6 @@ def _uses_last_channel(card: Card, model: nn.Module, layers: dict[str, nn.Module
             got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
             cause=f"a layer besides the stem {', '.join(layers)} sees the image, or forward looks at its channels",
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     if images.is_meta:
         only_shapes("the answers of the stem")
     return images.is_meta or any(not torch.equal(*made.chunk(2)) for made in answers)
@@ -274,7 +258,6 @@ def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]
     A layer is a module with a weight of its own.
     """
     result: dict[str, bool] = {}
-
     images = [*tensors(given)]
 
     def note(path: str, taken: tuple[object, ...]) -> None:
@@ -286,12 +269,8 @@ def layers_in_order(model: nn.Module, given: tuple[Any, ...]) -> dict[str, bool]
         for path, module in model.named_modules()
         if isinstance(getattr(module, "weight", None), torch.Tensor)
     ]
-    try:
-        with torch.no_grad():
-            model(*given)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removing(handles), torch.no_grad():
+        model(*given)
     return result
 
 

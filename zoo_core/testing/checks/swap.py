@@ -116,7 +116,7 @@ def _check_left(
         layers = [path for path in layers if width_of(other.get_submodule(path)) != width_of(model.get_submodule(path))]
         counts = [path for path in counts if (path, card.num_classes) not in class_counts(other)]
         shapes = {name: tensor.shape for name, tensor in (*other.named_parameters(), *other.named_buffers())}
-        tensors_left = [name for name in tensors_left if shapes.get(name) != _model_tensor(model, name).shape]
+        tensors_left = [name for name in tensors_left if shapes.get(name) != get_attribute(model, name).shape]
     old = card.num_classes
     require(not layers, f"{card.id}: still {old}-way after the swap: {', '.join(layers)}")
     require(not counts, f"{card.id}: still {old} after the swap: {', '.join(counts)}; name it in Head.attributes")
@@ -131,13 +131,6 @@ def _per_class(card: Card, model: nn.Module, sites: list[str]) -> list[str]:
         for name, tensor in known.items()
         if card.num_classes != NUM_CLASSES and card.num_classes in tensor.shape and not inside(name, sites)
     ]
-
-
-def _model_tensor(model: nn.Module, name: str) -> Tensor:
-    """A parameter or a buffer by its name, to compare a swapped model with one made for its classes."""
-    owner, _, leaf = name.rpartition(".")
-    result: Tensor = getattr(model.get_submodule(owner), leaf)
-    return result
 
 
 def _old_count_left(card: Card, names: list[str]) -> str:
