@@ -114,6 +114,29 @@ def test_a_part_of_the_cache_that_is_closed_to_us_is_a_clear_error(url, open_to_
 
 
 @as_root
+@pytest.mark.parametrize("action", ["contents(cache)", "list(verify(cache))", "prune(cache)"])
+@pytest.mark.parametrize("closed", ["cache", "cache/refs", "cache/refs/acme"])
+def test_a_part_of_the_cache_that_is_closed_to_us_is_not_taken_for_empty(
+    weights, open_to_all, monkeypatch, closed, action
+):
+    cache = open_to_all / "cache"
+    monkeypatch.setenv("ZOO_CACHE", str(cache))
+    path = get(weights).path
+    for each in (cache, *cache.rglob("*/")):
+        each.chmod(0o777)
+    os.utime(path, (0, 0))
+    (open_to_all / closed).chmod(0)
+    before = f"""
+from zoo_core.weights.cache.inventory import contents, verify
+from zoo_core.weights.cache.pruning import prune
+from zoo_core.weights import Cache
+cache = Cache()
+{NOBODY}"""
+    assert outcome("", cache, before, action).startswith(f"CacheError cannot read {cache}")
+    assert path.exists()
+
+
+@as_root
 def test_below_a_folder_that_may_not_be_searched_no_lock_is_found(url, open_to_all):
     below = open_to_all / "of_another" / "here"
     below.mkdir(parents=True)

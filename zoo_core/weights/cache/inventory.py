@@ -16,6 +16,7 @@ from zoo_core.utils import no_follow
 from zoo_core.weights.cache.converted import copies
 from zoo_core.weights.cache.refs import Ref, read_ref
 from zoo_core.weights.cache.store import Cache, shared_object
+from zoo_core.weights.download.disk import read_error
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def contents(cache: Cache, patterns: Sequence[str] = ()) -> tuple[list[Kept], li
 
     Raises:
         UsageError: A pattern matches nothing.
+        CacheError: A folder of the cache may not be looked into.
     """
     result: list[Kept] = []
     problems: list[CacheError] = []
@@ -107,13 +109,22 @@ def objects(cache: Cache) -> Iterator[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files for an inventory in the folders of a folder of the cache; no link to a folder is entered."""
-    result: list[Path] = []
-    with contextlib.suppress(OSError):
-        for home in no_follow.names(folder):
-            with contextlib.suppress(OSError):
-                result += [folder / home / name for name in no_follow.names(folder / home)]
-    return result
+    """The files for an inventory in the folders of a folder of the cache; no link to a folder is entered.
+
+    Raises:
+        CacheError: One of these may not be looked into: what is in it is not known, and not missing.
+    """
+    return [folder / home / name for home in _names_in(folder) for name in _names_in(folder / home)]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names in a folder for an inventory; none of one that is not there, or of a file."""
+    try:
+        return no_follow.names(folder)
+    except PermissionError as error:
+        raise read_error(folder, error) from error
+    except OSError:
+        return []
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, bool]]:
