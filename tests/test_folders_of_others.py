@@ -129,11 +129,12 @@ def test_a_linked_cache_that_was_only_found_is_passed_over(tmp_path, monkeypatch
         assert not Cache().root.is_relative_to(tmp_path / "another")
 
 
-def test_a_linked_lock_writes_no_file_of_another_kind(tmp_path):
-    (tmp_path / "zoo.lock").symlink_to(tmp_path / "autostart.desktop")
+@pytest.mark.parametrize("name", ["autostart.desktop", "poetry.lock"])
+def test_a_linked_lock_writes_no_file_of_another_kind(tmp_path, name):
+    (tmp_path / "zoo.lock").symlink_to(tmp_path / name)
     with pytest.raises(LockError, match="where there is no lock"):
         write_lock(tmp_path / "zoo.lock", [])
-    assert not (tmp_path / "autostart.desktop").exists()
+    assert not (tmp_path / name).exists()
 
 
 def make_theirs(path, fault, elsewhere):

@@ -385,7 +385,7 @@ def write_lock(path: Path, entries: Iterable[Locked]) -> None:
     """
     tables = [_table_of(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
     place = no_follow.real(path)
-    if path.is_symlink() and not place.exists() and place.suffix != path.suffix:
+    if path.is_symlink() and not place.exists() and place.name != path.name:
         raise LockError(
             f"{path} is a link to {place}, where there is no lock",
             done="nothing was written",
