@@ -180,6 +180,7 @@ def test_a_file_of_another_model_is_left_alone(glyphs, photos, tmp_path):
     with pytest.raises(UsageError, match="another transforms"):
         zoo.embed(glyphs, photos, out=out, size=16)
     assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.parquet", "photos"]
     out.write_text("hello")
     with pytest.raises(UsageError, match="holds no embeddings"):
         zoo.embed(glyphs, photos, out=out)
@@ -233,7 +234,7 @@ def test_a_file_that_finds_no_room_leaves_no_part_of_itself(glyphs, photos, tmp_
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match="No space left"):
         zoo.embed(glyphs, photos, out=tmp_path / "features.parquet")
-    assert not [*(tmp_path / "features.parquet.parts").iterdir()]
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 _SLOW = """

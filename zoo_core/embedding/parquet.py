@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -84,9 +84,13 @@ def write_missing(
     _pyarrow()
     parts = out.with_name(f"{out.name}.parts")
     try:
-        parts.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         with _locked(out):
-            yield from _write_parts(out, parts, facts, sources, run)
+            try:
+                yield from _write_parts(out, parts, facts, sources, run)
+            finally:
+                with suppress(OSError):  # it has parts, for a later run
+                    parts.rmdir()
     except OSError as error:
         if isinstance(error, ZooError):
             raise
@@ -101,7 +105,7 @@ def _write_parts(
     run: Callable[[Iterator[tuple[Source, str]]], Iterator[Row]],
 ) -> Iterator[tuple[str, str]]:
     """Write the rows that a Parquet file lacks, in parts, merge them, and give the images that failed."""
-    parts.mkdir(exist_ok=True)  # the run before may have removed it
+    parts.mkdir(exist_ok=True)
     files = _whole_files(out, parts)
     for file in files:
         _require_same(file, facts)
@@ -146,8 +150,8 @@ def _locked(out: Path) -> Iterator[None]:
         ) from error
     try:
         yield
-        Path(lock.lock_file).unlink(missing_ok=True)
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
