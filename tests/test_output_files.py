@@ -111,6 +111,23 @@ def test_a_path_that_the_system_cannot_have_is_refused(write, tmp_path):
         write(zoo.get("tiny/glyphnet"), tmp_path / ("n" * 300))
 
 
+@pytest.mark.parametrize(
+    "arguments", ["mirror export", "bundle export", "plugin new acme --directory", "finetune . --out"]
+)
+def test_an_empty_path_is_not_the_current_folder_for_a_command(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(main, [*arguments.split(), ""])
+    assert (answer.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "the path is empty; '.' is the folder you are in" in answer.output
+
+
+def test_an_empty_path_is_not_the_current_folder_for_a_save(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooError, match="not a path: ''"):
+        zoo.save(zoo.get("tiny/glyphnet", weights=None), "")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_a_pipe_is_no_place_to_export_to(suffix, tmp_path):
     path = tmp_path / f"net{suffix}"

@@ -147,12 +147,26 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
+class _Path(click.Path):
+    """A path that is given to a command of the group: not empty, as that of a variable that is not set is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, as click makes it; ``""`` would be the current folder."""
+        if value == "":
+            self.fail("the path is empty; '.' is the folder you are in", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _with_examples(command: click.Command, path: str) -> click.Command:
     r"""Show how a command is used below its help, and keep the lines that a raw docstring marks with ``\b``."""
     command.help = (command.help or "").replace("\\b\n", "\b\n")
     command.short_help = " ".join(command.help.partition("\n\n")[0].split())  # click cuts it off otherwise
     if path in _EXAMPLES:
         command.epilog = "\n".join(["\b", *_EXAMPLES[path]])
+    for parameter in command.params:
+        if type(parameter.type) is click.Path:
+            plain, parameter.type = parameter.type, _Path()
+            vars(parameter.type).update(vars(plain))
     for name, each in getattr(command, "commands", {}).items():
         _with_examples(each, f"{path} {name}")
     return command

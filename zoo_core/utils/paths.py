@@ -13,7 +13,7 @@ def expand(path: str | os.PathLike[str]) -> Path:
     """The path with the home folder in place of a leading ``~``.
 
     Raises:
-        UsageError: It is no path, or the user has no home folder that the system knows.
+        UsageError: It is no path, or empty, or the user has no home folder that the system knows.
 
     Example:
         >>> expand("runs/last.ckpt").as_posix()
@@ -23,8 +23,9 @@ def expand(path: str | os.PathLike[str]) -> Path:
         result = Path(path)
     except TypeError as error:
         raise UsageError(f"not a path: {path!r:.200}", expected="a string or a pathlib.Path", path=path) from error
-    if "\0" in str(result):
-        raise UsageError(f"not a path: {path!r:.200}", cause="a zero byte is in it", path=path)
+    if path == "" or "\0" in str(result):
+        cause = "a zero byte is in it" if path else "it is empty; '.' is the folder you are in"
+        raise UsageError(f"not a path: {path!r:.200}", cause=cause, path=path)
     try:
         return result.expanduser()
     except RuntimeError as error:  # a container whose user is only a number
