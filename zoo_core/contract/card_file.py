@@ -70,11 +70,6 @@ def write_cards(path: Path, cards: Iterable[Card]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def card_to_record(card: Card) -> dict[str, Any]:
-    """A card as plain data for JSON; fields that equal their defaults are left out."""
-    return _without_defaults(card)
-
-
 def card_from_record(record: dict[str, Any]) -> Card:
     """The card that :func:`card_to_record` turned into plain data.
 
@@ -198,8 +193,8 @@ def _tuples(record: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
 
-def _without_defaults(item: Any) -> dict[str, Any]:
-    """A card, or a part of one, as plain data for its record, without what equals its default."""
+def card_to_record(item: Card | Weights | Preprocessing | Licenses) -> dict[str, Any]:
+    """A card, or a part of one, as plain data for JSON; fields that equal their defaults are left out."""
     kept: dict[str, Any] = {}
     for spec in fields(item):
         value = getattr(item, spec.name)
@@ -207,9 +202,9 @@ def _without_defaults(item: Any) -> dict[str, Any]:
         if value == default:
             continue
         if isinstance(item, Card) and spec.name == "weights":
-            kept[spec.name] = [_without_defaults(weights) for weights in value]
+            kept[spec.name] = [card_to_record(weights) for weights in value]
         elif isinstance(value, Preprocessing | Licenses):
-            kept[spec.name] = _without_defaults(value)
+            kept[spec.name] = card_to_record(value)
         else:
             kept[spec.name] = asdict(value) if hasattr(value, "__dataclass_fields__") else value
     return kept

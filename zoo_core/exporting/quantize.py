@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -96,15 +97,10 @@ def quantize(
     def right(classes: list[int]) -> float | None:
         if not set(labels) <= set(names):
             return None
-        return _share([names[i] == label for i, label in zip(classes, labels, strict=True)])
+        return fmean(names[i] == label for i, label in zip(classes, labels, strict=True))
 
-    return Quantized(
-        len(batches), right(before), right(after), _share([a == b for a, b in zip(before, after, strict=True)])
-    )
-
-
-def _share(hits: list[bool]) -> float:
-    return sum(hits) / len(hits)
+    same = fmean(a == b for a, b in zip(before, after, strict=True))
+    return Quantized(len(batches), right(before), right(after), same)
 
 
 def _labelled_images(

@@ -318,8 +318,9 @@ class Reading:
         elif isinstance(output, Sequence) and all(isinstance(each, Mapping) and "boxes" in each for each in output):
             yield from (self._detected(result, image) for result, image in zip(output, batch, strict=True))
         else:
+            shape = f" and the shape {list(output.shape)}" if isinstance(output, Tensor) else ""
             raise NotSupported(
-                f"no way is known to read an output of the type {type(output).__name__}{_shape(output)} by name",
+                f"no way is known to read an output of the type {type(output).__name__}{shape} by name",
                 expected="scores [N, classes], maps [N, classes, H, W], boxes as torchvision's detectors, or a dict",
                 hint="model(zoo.transforms(model)(image)[None]) gives it as it is",
             )
@@ -416,10 +417,6 @@ def _flat_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     if masks.shape[-2:] != size and len(masks):
         masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
     return masks.reshape(len(masks), *size)
-
-
-def _shape(output: object) -> str:
-    return f" and the shape {list(output.shape)}" if isinstance(output, Tensor) else ""
 
 
 @dataclass(frozen=True)

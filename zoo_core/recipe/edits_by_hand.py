@@ -32,7 +32,8 @@ def kind_of(module: nn.Module) -> str:
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """The public attributes of a module that may be changed by hand: plain values, such as a dropout rate."""
-    return {name: each for name, each in vars(module).items() if _is_setting(name) and _is_plain(each)}
+    public = {name: each for name, each in vars(module).items() if not name.startswith("_") and name != "training"}
+    return {name: each for name, each in public.items() if _is_plain(each)}
 
 
 def changes_by_hand(model: nn.Module, made: nn.Module, following: Collection[str]) -> dict[str, Any]:
@@ -225,10 +226,6 @@ def _reordered(now: nn.Module, then: nn.Module) -> bool:
     first, second = ([name for name, _ in each.named_children()] for each in (now, then))
     common = {*first} & {*second}
     return [name for name in first if name in common] != [name for name in second if name in common]
-
-
-def _is_setting(name: str) -> bool:
-    return not name.startswith("_") and name != "training"
 
 
 def _is_plain(value: object) -> bool:

@@ -110,7 +110,8 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     def _result_size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """How many elements an operation makes, from a run of it on tensors without values."""
         schema = func._schema  # type: ignore[attr-defined]  # noqa: SLF001 - how torch describes an operation
-        if schema.name not in _RESIZING and all(each.alias_info for each in schema.returns) and not _has_out(schema):
+        has_out = any(each.is_out for each in schema.arguments)
+        if schema.name not in _RESIZING and all(each.alias_info for each in schema.returns) and not has_out:
             return 0  # a view, or one of the arguments
         if func.name() in _BY_VALUES:  # type: ignore[attr-defined]  # as above
             return sum(each.numel() * each.dim() for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
@@ -140,10 +141,6 @@ class Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
 
 def _name(func: Callable[..., Any]) -> str:
     return str(func._schema.name)  # type: ignore[attr-defined]  # noqa: SLF001 - how torch names an operation
-
-
-def _has_out(schema: Any) -> bool:
-    return any(each.is_out for each in schema.arguments)
 
 
 def _without_values(tensor: Tensor) -> Tensor:

@@ -105,7 +105,9 @@ def adopt(
     known = _metadata(bare, result, card, weights, options)
     is_declared = anatomy is None and example is None
     sample = example if traced is not None and not traced.is_batched else batch_of(example, 1)
-    known = replace(known, example=_on_cpu(sample), family=str(family) if is_declared else "")
+    # verbs that have to run the model move it to where that is
+    sample = tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, sample)
+    known = replace(known, example=sample, family=str(family) if is_declared else "")
     if anatomy is not None and example is not None and anatomy.heads and anatomy.heads[0].role == "main":
         _prove_given_head(bare, known, example)
     attach(bare, known if structure is None else _metadata_of_changed(bare, known, structure))
@@ -263,8 +265,3 @@ def _metadata(
     receipt = Receipt(card.id if card else type(model).__name__, weights, tensors=cast("Any", tensors))
     own = {**(card.options if card else {}), **(entry.options if entry else {}), **(options or {})}
     return Metadata(anatomy, receipt, card, entry, options=own)
-
-
-def _on_cpu(sample: Any) -> Any:
-    """A sample of the adopted model's example on the CPU, for verbs that have to run the model."""
-    return tree_map(lambda each: each.detach().cpu() if isinstance(each, Tensor) else each, sample)

@@ -76,7 +76,8 @@ def record_passes(model: nn.Module, example: Any) -> Passes:
                 twin = copied(model)
                 given = placed(x, twin)
                 flow = _record_pass(twin, given)
-                if copied is without_values and any(_may_be_index(each) for each in tree_iter(x)):
+                dtypes = {each.dtype for each in tree_iter(x) if isinstance(each, Tensor)}
+                if copied is without_values and not dtypes.isdisjoint({torch.int32, torch.int64}):
                     output_of(with_the_same_tensors(model), placed(x, model))  # meta tensors fit any index
             except Exception as error:  # noqa: BLE001 - the model's own code; it is tried with values next
                 failure = error
@@ -94,11 +95,6 @@ def record_passes(model: nn.Module, example: Any) -> Passes:
         if isinstance(failure, TypeError)
         else "give an example of another size or dtype, such as torch.zeros(1, 3, 224, 224)",
     ) from failure
-
-
-def _may_be_index(value: object) -> bool:
-    """Whether a tensor of the example may hold indices, which other passes must not change."""
-    return isinstance(value, Tensor) and value.dtype in {torch.int32, torch.int64}
 
 
 def _further_passes(model: nn.Module, x: Any, example: Any, flow: Dataflow) -> Passes:

@@ -116,17 +116,14 @@ def _front(passes: Passes, anatomy: Anatomy, grid: Grid, starts: list[list[int]]
             continue
         cut: list[int] = [place for place in places if place is not None]
         try:
-            pool = piece(passes.flows, [[each] for each in cut], [_nest(start) for start in starts], expand)
+            ends = [Ref(start[0]) if len(start) == 1 else tuple(map(Ref, start)) for start in starts]
+            pool = piece(passes.flows, [[each] for each in cut], ends, expand)
             features = _features(passes, cut, expand)
         except Untraceable:
             continue
         if features is not None:
             return features, pool
     return None, None
-
-
-def _nest(values: list[int]) -> Ref | tuple[Ref, ...]:
-    return Ref(values[0]) if len(values) == 1 else tuple(Ref(value) for value in values)
 
 
 def _features(passes: Passes, cut: list[int], expand: set[str]) -> Piece | None:
