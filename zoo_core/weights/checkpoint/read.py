@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -342,6 +343,8 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
     members: list[str] = []
     try:
         if sniff.is_tar(head):
+            with tarfile.open(file, mode="r:") as archive:
+                members = archive.getnames()
             return read_tar(file), False
         if not sniff.is_zip(head):
             require(head[:1] == b"\x80")

@@ -80,12 +80,15 @@ NEXT_STEPS = {
     "a pickle of joblib": "read it with joblib, and save its arrays by name: numpy.savez(NEW, **{NAME: ARRAY})",
     "a numpy array": "save arrays by name: numpy.savez(NEW, **{NAME: ARRAY})",
     "a zip archive of other files": "unpack it, and give the file of weights that is in it",
+    "a tar archive of other files": "unpack it, and give the file of weights that is in it",
     **dict.fromkeys(
         ("a gzip archive", "a bzip2 archive", "an xz archive", "a zstd archive", "a 7z archive", "a rar archive"),
         "unpack it, and give the file of weights that is in it",
     ),
 }
 """What to do about a file of that kind."""
+_LEGACY = {"storages", "tensors", "pickle"}
+"""Members of the tar archives that torch wrote before 0.2."""
 _BY_NAME = {
     ".index": "a TensorFlow checkpoint",
     ".data-00000-of-00001": "a TensorFlow checkpoint",
@@ -110,6 +113,8 @@ def describe_file(head: bytes, name: str, members: Sequence[str] = ()) -> str:
         return "an archive of torch.export"
     if "model.weights.h5" in members:
         return "a Keras archive"
+    if members and is_tar(head):
+        return "a tar archive of other files" if _LEGACY.isdisjoint(members) else "a tar archive"
     if members and "data.pkl" not in inner and not all(each.endswith(".npy") for each in members):
         return "a zip archive of other files"
     return next((kind for end, kind in _BY_NAME.items() if name.endswith(end)), None) or describe(head)
