@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import subprocess
+import tarfile
 import zipfile
 
 import numpy as np
@@ -152,6 +153,30 @@ def test_a_safetensors_file_with_a_very_long_header_is_not_called_broken(file):
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(len(places)))
     with pytest.raises(Unreadable, match=r"is not read\n[\s\S]*far more memory than the file"):
         read_state_dict(file)
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"epoch": 3, "arch": "net", "best": 0.5, "lr": [0.1, 0.01], "done": True, "seed": None},
+        {"epoch": 3, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "args": {"layers": [1, 2]}},
+    ],
+    ids=["numbers and words", "what training needs"],
+)
+def test_notes_beside_the_tensors_of_a_state_dict_are_put_aside(file, notes):
+    state = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}
+    torch.save({**notes, **state}, file)
+    assert read_state_dict(file).keys() == state.keys()
+
+
+@pytest.mark.parametrize("suffix", ["", ".pth"])
+def test_a_tar_archive_of_other_files_is_called_that(tmp_path, suffix):
+    (tmp_path / "net.pth").write_bytes(b"weights")
+    with tarfile.open(tmp_path / f"net{suffix}.tar", "w") as archive:
+        archive.add(tmp_path / "net.pth", "net.pth")
+    with pytest.raises(Unreadable, match=r"got: a tar archive of other files\n[\s\S]*next step: unpack it") as raised:
+        read_state_dict(tmp_path / f"net{suffix}.tar")
+    assert "cause" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(2)], {"w": torch.zeros(1), "epoch": 3}, {}])

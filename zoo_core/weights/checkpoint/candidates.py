@@ -256,12 +256,29 @@ def _as_tensor(name: str, value: Any, beside: object) -> Any:
 
 
 def _mostly_tensors(content: Mapping[Any, object]) -> bool:
-    """Whether a mapping is a candidate, a state dict with some notes, and not a wrapper with a tensor or two."""
-    tensors = sum(is_tensor(value) or isinstance(value, OddTensor) for value in content.values())
+    """Whether a mapping is a candidate, a state dict with some notes, and not a wrapper with a tensor or two.
+
+    Beside the parameters of a layer, numbers and words are notes, however many, and so is what only training needs.
+    """
+    tensors = [key for key, value in content.items() if is_tensor(value) or isinstance(value, OddTensor)]
+    words = [str(key) for key in tensors if not is_training(str(key))]
+    if any("." in word or word in {"weight", "bias"} for word in words):
+        content = {key: value for key, value in content.items() if not (_is_note(value) or _is_of_training(key, value))}
     # Paddle has a mapping of plain names beside its tensors
     inside = [each for value in content.values() if isinstance(value, Mapping) for each in value.values()]
     may_hold_tensors = any(_belongs(each) or isinstance(each, Mapping | Foreign | list | tuple) for each in inside)
-    return 2 * tensors > len(content) and not may_hold_tensors
+    return 2 * len(tensors) > len(content) and not may_hold_tensors
+
+
+def _is_note(value: object) -> bool:
+    """Whether a value beside the tensors of a candidate is a number, a word, or a row of such."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(each, bool | int | float | complex | str | bytes | None) for each in values)
+
+
+def _is_of_training(key: object, value: object) -> bool:
+    """Whether a mapping beside the tensors of a candidate is the state of an optimizer, or settings."""
+    return isinstance(value, Mapping) and (is_training(str(key)) or value.keys() >= OPTIMIZER)
 
 
 def _candidate(keys: tuple[str, ...], tensors: Mapping[str, Any]) -> Candidate:
