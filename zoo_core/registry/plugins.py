@@ -337,7 +337,7 @@ def version_of(distribution: str) -> str | None:
 
 def _can_read_folders() -> bool:
     """Whether plugins can be found in folders: all distributions lie in some, as pip and uv put them."""
-    if any(path and os.path.isfile(path) for path in sys.path):  # noqa: PTH113 - Path is not imported for this
+    if any(path and os.path.isfile(path) for path in sys.path):  # noqa: PTH113 - the folders of sys.path are texts
         return False
     finders = (finder for finder in sys.meta_path if hasattr(finder, "find_distributions"))
     return all(getattr(finder, "__module__", "").startswith("_frozen_importlib") for finder in finders)
