@@ -703,3 +703,19 @@ def test_a_head_that_is_described_by_hand_is_proven_where_there_is_an_example(ki
 def test_a_layer_that_is_named_as_head_is_refused_with_what_comes_after_it():
     with pytest.raises(AnatomyError, match="forward: prior is no layer"):
         zoo.adopt(Calibrated(), example=torch.zeros(2, 8), head="out")
+
+
+class ScaleNorm(torch.nn.Module):
+    """A norm of the network's own, with a scale for each feature."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(features))
+
+    def forward(self, x):
+        return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-5) * self.weight
+
+
+def test_a_norm_that_the_network_wrote_itself_is_among_those_of_its_trace():
+    net = torch.nn.Sequential(torch.nn.Linear(8, 6), ScaleNorm(6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3))
+    assert zoo.trace(net, torch.randn(2, 8)).norms == ("1", "2")
