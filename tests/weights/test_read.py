@@ -2,12 +2,15 @@ import json
 import os
 import pickle
 import subprocess
+import sys
 import tarfile
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 
 from zoo_core.errors import Unreadable
@@ -177,6 +180,44 @@ def test_a_tar_archive_of_other_files_is_called_that(tmp_path, suffix):
     with pytest.raises(Unreadable, match=r"got: a tar archive of other files\n[\s\S]*next step: unpack it") as raised:
         read_state_dict(tmp_path / f"net{suffix}.tar")
     assert "cause" not in str(raised.value)
+
+
+_WITHOUT_MEMORY = """
+import pathlib, resource, sys
+import zoo_core as zoo
+from zoo_core.weights.checkpoint.read import open_checkpoint
+small, *large = map(pathlib.Path, sys.argv[1:])
+for name in ("net.safetensors", "net.pth", "net.npz", "old.pth", "steps"):
+    open_checkpoint(small / name)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20),) * 2)
+for path in large:
+    try:
+        open_checkpoint(path)
+    except zoo.ZooError as error:
+        print(str(error).replace("\\n", " "))
+"""
+
+
+def test_a_file_that_takes_more_memory_than_there_is_is_not_called_broken(tmp_path):
+    for folder, numbers in (("small", 4), ("large", 1 << 24)):
+        state = {"fc.weight": torch.zeros(numbers)}
+        (tmp_path / folder).mkdir()
+        save_file(state, tmp_path / folder / "net.safetensors")
+        torch.save(state, tmp_path / folder / "net.pth")
+        torch.save(state, tmp_path / folder / "old.pth", _use_new_zipfile_serialization=False)
+        np.savez(tmp_path / folder / "net.npz", **{"fc.weight": state["fc.weight"].numpy()})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is one process only
+            dcp.save(state, checkpoint_id=tmp_path / folder / "steps", no_dist=True)
+    large = sorted((tmp_path / "large").iterdir())
+    command = [sys.executable, "-c", _WITHOUT_MEMORY, str(tmp_path / "small"), *map(str, large)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()
+    assert len(said) == len(large) == 5, done.stderr
+    for path, line in zip(large, said, strict=True):
+        assert line.startswith(f"{path} is not read ")
+        assert "likely cause: it takes more memory than this process can have" in line
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(2)], {"w": torch.zeros(1), "epoch": 3}, {}])

@@ -21,7 +21,13 @@ from zoo_core.utils.paths import expand, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training
 from zoo_core.weights.checkpoint.unsupported import no_candidate, no_single_file
 from zoo_core.weights.formats import sniff
-from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_directory, require_small_json
+from zoo_core.weights.formats.memory_limits import (
+    TooMuchMemory,
+    lacks_memory,
+    not_read,
+    require_small_directory,
+    require_small_json,
+)
 from zoo_core.weights.formats.numpy_arrays import NotNumbers, read_numpy_archive
 from zoo_core.weights.formats.outline import is_tensor, outline_of
 from zoo_core.weights.formats.plain_pickle import NotPlain, require
@@ -357,6 +363,8 @@ def _pickled(file: Path, head: bytes) -> tuple[object, bool]:
             require(sniff.describe_file(head, file.name, members) not in sniff.NEXT_STEPS)
             return read_plain(file, archive)
     except Exception as error:  # a broken file can make the reader raise anything
+        if lacks_memory(error):
+            raise not_read(file, error) from error
         raise _unreadable(file, sniff.describe_file(head, file.name, members), error) from error
 
 

@@ -75,9 +75,31 @@ def require_small_json(text: bytes, size: int) -> None:
         raise TooMuchMemory("its JSON would take far more memory than the file")
 
 
-def not_read(file: Path, error: TooMuchMemory) -> Unreadable:
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, is for want of memory: of a limit here, or of the machine.
+
+    Example:
+        >>> lacks_memory(MemoryError()), lacks_memory(ValueError("no number"))
+        (True, False)
+    """
+    while error is not None:
+        # torch's allocator raises a RuntimeError
+        if isinstance(error, MemoryError | TooMuchMemory) or "allocate memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def not_read(file: Path, error: Exception) -> Unreadable:
     """The error for a file that is not read for want of memory: nothing is known to be wrong with it."""
-    return Unreadable(f"{file} is not read", done="nothing was loaded", cause=str(error), path=file)
+    is_limit = isinstance(error, TooMuchMemory)
+    return Unreadable(
+        f"{file} is not read",
+        done="nothing was loaded",
+        cause=str(error) if is_limit else "it takes more memory than this process can have",
+        hint=None if is_limit else "free some, or read it on a larger machine",
+        path=file,
+    )
 
 
 def require_modest(view: int, storage: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo_core.errors import Unreadable
 from zoo_core.utils.paths import in_utf8
-from zoo_core.weights.formats.memory_limits import TooMuchMemory, not_read, require_small_header
+from zoo_core.weights.formats.memory_limits import lacks_memory, not_read, require_small_header
 from zoo_core.weights.formats.plain_pickle import NotPlain
 
 ALIGNMENT = 64
@@ -139,7 +139,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             require_small_header(numbered)
         with file.open("rb") as numbered, safe_open(in_utf8(file, numbered.fileno()), framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}, opened.metadata() or {}
-    except TooMuchMemory as error:
-        raise not_read(file, error) from error
-    except (SafetensorError, NotPlain, OSError, ValueError, KeyError, TypeError) as error:  # the last of huge shapes
+    except (SafetensorError, NotPlain, MemoryError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if lacks_memory(error):
+            raise not_read(file, error) from error
         raise Unreadable(f"{file} is a broken safetensors file", cause=str(error), path=file) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import Unreadable
-from zoo_core.weights.formats.memory_limits import require_small_directory
+from zoo_core.weights.formats.memory_limits import lacks_memory, not_read, require_small_directory
 from zoo_core.weights.formats.plain_pickle import Foreign, Unpickler, require
 from zoo_core.weights.formats.rebuild_tensors import CALLS, CONSTANTS
 from zoo_core.weights.formats.torch_zip import read_plain
@@ -36,6 +36,8 @@ def read_distributed(metadata: Path) -> dict[str, Tensor]:
         content = Unpickler(data, calls=CALLS, constants=CONSTANTS, budget=len(data)).load()
         return dict(_tensors(content, metadata.parent))
     except Exception as error:  # a broken file can make the reader raise anything
+        if lacks_memory(error):
+            raise not_read(metadata.parent, error) from error
         raise Unreadable(
             f"{metadata.parent} is a broken folder of torch.distributed.checkpoint",
             got=f"{type(error).__name__}: {error!s:.200}",
