@@ -126,11 +126,7 @@ class Inception3(_TwoSteps, models.Inception3):  # type: ignore[misc]  # torchvi
 class FBResNet(library.FBResNet):  # type: ignore[misc]  # the library ships no types
     """The class for pretrainedmodels' FBResNet: the library's keeps an activation, and then cannot be copied itself."""
 
-    def features(self, x: Tensor) -> Tensor:
-        """Images to ``[N, 2048, H / 32, W / 32]``."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        result: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return result
+    features = ResNet.features
 
 
 class Concatenate(nn.Module):
