@@ -541,6 +541,13 @@ def test_a_tensor_that_no_index_lists_is_not_taken_from_the_last_of_two_shards(n
         zoo.get(NAME, weights=index)
 
 
+def test_a_shard_of_a_name_that_the_system_cannot_have_is_not_there(net, tmp_path):
+    index = sharded(tmp_path, state_of(net), save_file, ".safetensors")
+    index.write_text(json.dumps({"weight_map": {"fc.weight": "n" * 300}}))
+    with pytest.raises(Unreadable, match="1 of them are not there"):
+        zoo.get(NAME, weights=tmp_path)
+
+
 def test_shards_whose_names_have_the_prefix_of_data_parallel_training_come_together(net, tmp_path):
     sharded(tmp_path, {f"module.{name}": each for name, each in state_of(net).items()}, save_file, ".safetensors")
     assert same(zoo.get(NAME, weights=tmp_path), state_of(net))

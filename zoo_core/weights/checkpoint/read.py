@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import Unreadable
-from zoo_core.utils.paths import expand, is_folder
+from zoo_core.utils.paths import expand, is_file, is_folder
 from zoo_core.weights.checkpoint.candidates import Candidate, candidates, is_training
 from zoo_core.weights.checkpoint.unsupported import no_candidate, no_single_file
 from zoo_core.weights.formats import sniff
@@ -146,7 +146,7 @@ def _open_shards(index: Path) -> dict[str, Tensor]:
     """
     places = shards_by_tensor(index)
     names = sorted({*places.values()})
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    missing = [name for name in names if not is_file(index.parent / name)]
     if missing:
         raise Unreadable(
             f"{index} names {len(names)} shards, and {len(missing)} of them are not there",
