@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -25,6 +28,30 @@ def test_recalibrating_leaves_frozen_norms_alone(model):
     before = copy.deepcopy(model.state_dict())
     update_bn(SAMPLES, model)
     assert zoo.drift(model, before) == {}
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_a_thread_freezes_models_while_another_trains_one(model, hasty_threads):
+    optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.1)
+    others = zoo.adopt(nn.Sequential(*(nn.BatchNorm2d(1) for _ in range(300))), example=torch.zeros(1, 1, 4, 4))
+    zoo.freeze(others, "all")
+    done = Event()
+    with ThreadPoolExecutor(1) as pool:
+        freezing = pool.submit(lambda: [zoo.unfreeze(zoo.freeze(model)) for _ in iter(done.is_set, True)])
+        try:
+            for _ in range(30):
+                optimizer.step()
+        finally:
+            done.set()
+        freezing.result()
 
 
 def test_recalibrating_still_moves_norms_that_train(model):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from torch import Tensor, distributed, nn
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -22,14 +22,14 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.twin import twin_of
 from zoo_core.surgery.metadata import inside_wrapper, unwrap
 
-_DDPS: WeakSet[DistributedDataParallel] = WeakSet()
+_DDPS: WeakValueDictionary[int, DistributedDataParallel] = WeakValueDictionary()
 """All DDP wrappers that were made in this process: what is inside one does not know of it."""
 
 
 def _note_ddp(parent: nn.Module, _name: str, _module: nn.Module | None) -> None:
     """Note a DDP wrapper as it takes the model that it is for."""
     if isinstance(parent, DistributedDataParallel):
-        _DDPS.add(parent)
+        _DDPS[id(parent)] = parent
 
 
 register_module_module_registration_hook(_note_ddp)
@@ -62,8 +62,11 @@ def _ddps(model: object) -> list[DistributedDataParallel]:
         if inner is None:
             break
         model = inner
-    others = [*_DDPS] if distributed.is_available() and distributed.is_initialized() else []
-    return [*result, *(each for each in others if each not in result and any(part is model for part in each.modules()))]
+    others = (
+        [each() for each in _DDPS.valuerefs()] if distributed.is_available() and distributed.is_initialized() else []
+    )
+    around = (each for each in others if each is not None and any(part is model for part in each.modules()))
+    return [*result, *(each for each in around if each not in result)]
 
 
 def _check(wrapper: DistributedDataParallel, verb: str) -> None:

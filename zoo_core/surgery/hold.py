@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -88,14 +88,14 @@ class Held:
         self.counts = {name: tensor.clone() for name, tensor in _buffers(self.module) if not tensor.dim()}
 
 
-_WATCHED: WeakSet[Held] = WeakSet()
-"""All that hold something in this process."""
+_WATCHED: WeakValueDictionary[int, Held] = WeakValueDictionary()
+"""All that hold something in this process, by id; a ``WeakSet`` cannot be gone through while a thread adds to it."""
 
 
 def _watch(held: Held) -> None:
     """Add a held module to those that are looked at before each step of an optimizer."""
     _follow_at_steps()
-    _WATCHED.add(held)
+    _WATCHED[id(held)] = held
 
 
 @cache
@@ -107,8 +107,9 @@ def _follow_at_steps() -> None:
 @torch._disable_dynamo  # type: ignore[attr-defined]  # noqa: SLF001 - torch.compiler.disable imports all of dynamo
 def _follow(*_: object) -> None:
     """Let held modules that another library has unfrozen train again."""
-    for held in [each for each in _WATCHED if each.is_unfrozen()]:
-        held.follow()
+    for held in [each() for each in _WATCHED.valuerefs()]:
+        if held is not None and held.is_unfrozen():
+            held.follow()
 
 
 def hold(module: nn.Module, root: nn.Module | None = None) -> None:
