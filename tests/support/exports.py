@@ -51,6 +51,8 @@ FEWER_BLOCKS = {
 """Options of kinds whose smallest model is large: as many blocks, or as wide, as show what each of them does."""
 NARROWER = {"timm/focalnet_huge_fl4": "timm/focalnet_tiny_srf"}
 """The model that is the same one with these options, where a kind's own builder takes no other depth or width."""
+SMALLER_CLIPS = {"torchvision/mvit_v2_s": ({"temporal_size": 2, "spatial_size": (16, 16)}, (4, 64, 64))}
+"""What an MViT keeps of the clips it is built for, set by hand, since its builder takes no size; and such clips."""
 MOST_FRAMES = 16
 FIELDS = ("model", "format", "verdict", "difference", "reason")
 REFUSED_TASKS = ("detection", "keypoints", "optical_flow")
@@ -65,6 +67,10 @@ def tried(name, formats=FORMATS):
     x = example(card)
     x = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) if x.is_meta else x  # of a card of 400M
     x = x if _frames(x) is None else x[:, :, : _frames(x)]
+    if name in SMALLER_CLIPS:
+        kept, (frames, *size) = SMALLER_CLIPS[name]
+        vars(model.pos_encoding).update(kept)
+        x = x[:, :, :frames, : size[0], : size[1]]
     alive = card.task in REFUSED_TASKS or _let_images_through(model, x)
     for to in formats:
         with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +144,8 @@ def _table(found):
     reasons = {}
     for name in dict.fromkeys(row["model"] for row in found):
         each = (_cell(cells.get((name, to)), reasons) for to in FORMATS)
-        options = ", ".join(f"{key}={value}" for key, value in FEWER_BLOCKS.get(name, {}).items())
+        smaller = FEWER_BLOCKS.get(name) or SMALLER_CLIPS.get(name, ({},))[0]
+        options = ", ".join(f"{key}={value}" for key, value in smaller.items())
         built = f"{name} as {NARROWER[name]}" if name in NARROWER else name
         lines.append(f"| {built}{f', {options}' if options else ''} | " + " | ".join(each) + " |")
     return "\n".join([*lines, "", *(f"{number}. {reason}" for reason, number in reasons.items())])

@@ -167,6 +167,8 @@ def _torchscript_metadata(path: Path) -> str:
 def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynamic: bool) -> None:  # noqa: FBT001 - as above
     """Write a model in the format ONNX."""
     _require_onnx()
+    from onnxscript import optimizer
+
     with warnings.catch_warnings(action="ignore"):  # of the exporter, about its own insides
         with _FlatAttention():
             exported = _program(model, x, dynamic)
@@ -176,11 +178,16 @@ def _write_onnx(model: NamedOutputs, x: Tensor, path: Path, metadata: str, dynam
                 dynamo=True,
                 input_names=[input_name(model.names)],
                 output_names=list(model.names),
-                optimize=optimize,
+                optimize=False,
                 verbose=False,
             )
             if program is None:
                 raise ZooError("torch gave no ONNX program", hint="another version of torch")
+            if optimize:
+                # first what is constant, for the rewriting takes time with the square of the number of nodes
+                optimizer.fold_constants(program.model)
+                optimizer.remove_unused_nodes(program.model)
+                program.optimize()
             program.model.metadata_props[METADATA] = metadata
             tensors = (each.const_value for each in program.model.graph.initializers.values() if each.const_value)
             program.save(path, external_data=sum(each.nbytes for each in tensors) > _ALONE_UP_TO)
