@@ -208,12 +208,34 @@ def test_a_wrapper_that_cannot_be_renewed_says_how_else(group):
     wrapped = DistributedDataParallel(glyphnet(), process_group=dist.new_group([0]))
     with pytest.raises(NotSupported, match=r"wrapper\.module"):
         zoo.swap_head(wrapped, 3)
-    with pytest.raises(NotSupported, match=r"del wrapper"):
-        zoo.swap_head(wrapped.module, 3)
     assert zoo.anatomy(wrapped).main.num_classes == 114 == wrapped.module.fc.out_features
+    zoo.swap_head(wrapped.module, 3)
+    with pytest.raises(NotSupported, match=r"cannot train the model that zoo.swap_head has changed(.|\n)*del wrapper"):
+        wrapped(X)
     model = wrapped.module
     del wrapped
-    assert DistributedDataParallel(zoo.swap_head(model, 3))(X).shape == (2, 3)  # as it says
+    assert DistributedDataParallel(model)(X).shape == (2, 3)  # as it says
+
+
+def test_what_is_inside_a_wrapper_is_changed_without_the_other_processes_until_it_trains(group, monkeypatch):
+    wrapped, sent, broadcast = DistributedDataParallel(glyphnet()), [], dist.broadcast
+    monkeypatch.setattr(dist, "broadcast", lambda *args, **kwargs: sent.append(broadcast(*args, **kwargs)))
+    with torch.no_grad():  # as rank 0 alone does after training, before it saves
+        zoo.swap_head(wrapped.module, 3)
+        zoo.swap_head(wrapped.module, 4)
+        wrapped.eval()(X)
+    assert not sent
+    total(wrapped(X)).backward()
+    assert len(sent) == len([*wrapped.parameters()])
+    assert wrapped.module.fc.weight.grad.shape == (4, 64)
+
+
+def test_a_copy_of_a_wrapper_whose_model_was_changed_trains(group):
+    wrapped = DistributedDataParallel(glyphnet())
+    zoo.swap_head(wrapped.module, 4)
+    copied = copy.deepcopy(wrapped)
+    total(copied(X)).backward()
+    assert copied.module.fc.weight.grad.shape == (4, 64)
 
 
 def test_a_wrapper_that_is_left_over_after_training_is_no_obstacle(tmp_path):

@@ -11,9 +11,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -22,8 +23,14 @@ from zoo_core.errors import NotSupported
 from zoo_core.surgery.features.twin import twin_of
 from zoo_core.surgery.metadata import inside_wrapper, unwrap
 
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
 _DDPS: WeakValueDictionary[int, DistributedDataParallel] = WeakValueDictionary()
 """All DDP wrappers that were made in this process: what is inside one does not know of it."""
+
+_STALE: WeakKeyDictionary[DistributedDataParallel, tuple[str, RemovableHandle]] = WeakKeyDictionary()
+"""Those whose model a verb has changed since they last ran to train: the verb, and the hook that renews them."""
 
 
 def _note_ddp(parent: nn.Module, _name: str, _module: nn.Module | None) -> None:
@@ -41,50 +48,68 @@ def renewing(model: object, verb: str) -> Iterator[None]:
 
     DDP lists the parameters that require a gradient once, when it is made. What a verb adds or unfreezes later would
     never be averaged over the processes, and what it removes or freezes would be waited for. As when DDP is made, every
-    process has to take part, and the parameters of rank 0 go to all: new ones are drawn differently everywhere. It may
-    be given the wrapper, or what is inside it, as ``wrapper.module``.
+    process has to take part, and the parameters of rank 0 go to all: new ones are drawn differently everywhere.
+
+    A wrapper around what the verb was given, as ``wrapper.module``, is renewed when it trains again. It may never, as
+    where rank 0 alone edits and saves the model after training, and then nothing has to wait for the other processes.
     """
-    wrappers = _ddps(model)
+    wrappers = [*_ddps(model)]
     for wrapper in wrappers:
-        _check(wrapper, verb)
+        if cause := _why_not_renewed(wrapper):
+            raise NotSupported(
+                f"zoo.{verb} cannot change a model inside this DistributedDataParallel",
+                cause=cause,
+                done="nothing was changed",
+                hint=f"zoo.{verb}(wrapper.module, ...), and wrap the module again",
+            )
     yield
     for wrapper in wrappers:
         _renew(wrapper)
+    for wrapper in _ddps_elsewhere(model, wrappers):
+        if wrapper not in _STALE:
+            _STALE[wrapper] = verb, wrapper.register_forward_pre_hook(_renew_stale)
 
 
-def _ddps(model: object) -> list[DistributedDataParallel]:
-    """Every DDP wrapper around a model, whether given with it or made elsewhere and in use."""
-    result: list[DistributedDataParallel] = []
-    while True:
+def _ddps(model: object) -> Iterator[DistributedDataParallel]:
+    """Every DDP wrapper around a model, the outermost first."""
+    while model is not None:
         if isinstance(model, DistributedDataParallel):
-            result.append(model)
-        inner = inside_wrapper(model)
-        if inner is None:
-            break
+            yield model
+        model = inside_wrapper(model)
+
+
+def _ddps_elsewhere(model: object, known: list[DistributedDataParallel]) -> list[DistributedDataParallel]:
+    """The DDP wrappers that a model is in and that are not among those known."""
+    while (inner := inside_wrapper(model)) is not None:
         model = inner
-    others = (
-        [each() for each in _DDPS.valuerefs()] if distributed.is_available() and distributed.is_initialized() else []
-    )
-    around = (each for each in others if each is not None and any(part is model for part in each.modules()))
-    return [*result, *(each for each in around if each not in result)]
+    made = [each() for each in _DDPS.valuerefs()]
+    return [each for each in made if each is not None and each not in known and model in [*each.modules()]]
 
 
-def _check(wrapper: DistributedDataParallel, verb: str) -> None:
-    """Refuse to change a model inside a DDP wrapper that cannot be renewed."""
-    cause = None
-    if wrapper.process_group is not distributed.group.WORLD:
-        cause = "it uses a process group of its own, and torch renews a DDP with the default one only"
-    elif getattr(wrapper, "mixed_precision", None) is not None:
-        cause = "its mixed precision keeps copies of the parameters as they were"
-    elif getattr(wrapper, "_delay_all_reduce_params", None):
-        cause = "it was given parameters by name whose reduction it delays"
-    if cause:
+def _renew_stale(wrapper: DistributedDataParallel, _inputs: object) -> None:
+    """Renew a DDP wrapper whose model was changed, before it runs to train."""
+    if not torch.is_grad_enabled() or wrapper not in _STALE:  # a copy has listed its parameters when it was made
+        return
+    verb, handle = _STALE.pop(wrapper)
+    handle.remove()
+    if cause := _why_not_renewed(wrapper):
         raise NotSupported(
-            f"zoo.{verb} cannot change a model inside this DistributedDataParallel",
+            f"this DistributedDataParallel cannot train the model that zoo.{verb} has changed",
             cause=cause,
-            done="nothing was changed",
-            hint=f"model = wrapper.module; del wrapper; zoo.{verb}(model, ...), and wrap it again",
+            hint="model = wrapper.module; del wrapper; DistributedDataParallel(model, ...)",
         )
+    _renew(wrapper)
+
+
+def _why_not_renewed(wrapper: DistributedDataParallel) -> str | None:
+    """Why a DDP wrapper cannot be renewed, None where it can."""
+    if wrapper.process_group is not distributed.group.WORLD:
+        return "it uses a process group of its own, and torch renews a DDP with the default one only"
+    if getattr(wrapper, "mixed_precision", None) is not None:
+        return "its mixed precision keeps copies of the parameters as they were"
+    if getattr(wrapper, "_delay_all_reduce_params", None):
+        return "it was given parameters by name whose reduction it delays"
+    return None
 
 
 def _renew(wrapper: DistributedDataParallel) -> None:
