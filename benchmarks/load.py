@@ -131,6 +131,8 @@ def with_zoo(case: Case, folder: Path, digest: str) -> Callable[[], nn.Module]:
     import zoo_core as zoo
     import zoo_core.build.get  # zoo imports its parts when they are first used; here as elsewhere imports do not count
     import zoo_core.weights.formats.safetensors
+    import zoo_core.weights.formats.torch_legacy
+    import zoo_core.weights.formats.torch_zip
 
     path = file_of(case, folder)
     own = zoo.Zoo()

@@ -136,7 +136,7 @@ def _within(content: object, keys: tuple[str, ...], seen: set[int]) -> Iterator[
     if direct and (len(direct) == len(content) or _mostly_tensors(content)):
         yield _candidate(keys, direct)
     for key, value in content.items():
-        if not isinstance(key, str | int):
+        if is_tensor(value) or not isinstance(key, str | int):
             continue
         inner = _within(value, (*keys, str(key)), seen)
         if is_training(str(key)):
@@ -229,6 +229,8 @@ def _belongs(value: object) -> bool:
 
 def _numbers_beside(tensors: Mapping[str, Any], content: Mapping[Any, object]) -> dict[str, Any]:
     """Numbers of Python that belong to a candidate: beside another tensor of the same layer."""
+    if len(tensors) == len(content):
+        return {}
     layers = {name.rpartition(".")[0] for name in tensors if "." in name}
     return {
         key: _as_tensor(key, value, next(iter(tensors.values())))

@@ -49,14 +49,15 @@ def _unsupported_kind_in_torch(tensor: Any) -> str:
     import torch
 
     # for sizes beyond all memory torch has no strides, though there are no numbers
-    is_huge = not tensor.is_nested and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
+    is_empty = not tensor.is_nested and not tensor.numel()
+    is_huge = is_empty and math.prod(max(each, 1) for each in tensor.shape) >= 1 << 63
     kinds = {
         "DTensor, one process's shard of a tensor": type(tensor).__name__ == "DTensor",
         "quantised tensor": tensor.is_quantized,
         "nested tensor": tensor.is_nested,
         "sparse tensor": tensor.layout is not torch.strided,
         "meta tensor, which has a shape and no numbers": tensor.is_meta,
-        "tensor of no numbers, and of a shape beyond all memory": is_huge and not tensor.numel(),
+        "tensor of no numbers, and of a shape beyond all memory": is_huge,
     }
     return next((kind for kind, holds in kinds.items() if holds), "")
 

@@ -155,14 +155,15 @@ class Unpickler:
     def _steps(self) -> Mapping[int | None, Callable[[], object]]:
         """What each opcode does."""
         # One table however long, since each of its lines is read beside that of pickletools.opcodes.
-        stack, memo, push, number, take = self._stack, self._memo, self._stack.append, self._number, self._take
+        stack, memo, push = self._stack, self._memo, self._stack.append
+        byte, number, take = self._byte, self._number, self._take
         return {
             0x80: self._protocol,  # PROTO
             0x95: lambda: take(8),  # FRAME
-            0x71: lambda: self._remember(number(1)),  # BINPUT
+            0x71: lambda: self._remember(byte()),  # BINPUT
             0x72: lambda: self._remember(number(4)),  # LONG_BINPUT
             0x94: lambda: self._remember(len(memo)),  # MEMOIZE
-            0x68: lambda: push(_latest(memo[number(1)])),  # BINGET
+            0x68: lambda: push(_latest(memo[byte()])),  # BINGET
             0x6A: lambda: push(_latest(memo[number(4)])),  # LONG_BINGET
             0x28: lambda: self._marks.append(len(stack)),  # MARK
             0x30: lambda: self._top(1),  # POP
@@ -175,18 +176,18 @@ class Unpickler:
             0x4E: lambda: push(None),  # NONE
             0x88: lambda: stack.append(True),  # NEWTRUE
             0x89: lambda: stack.append(False),  # NEWFALSE
-            0x4B: lambda: push(number(1)),  # BININT1
+            0x4B: lambda: push(byte()),  # BININT1
             0x4D: lambda: push(number(2)),  # BININT2
             0x4A: lambda: push(int.from_bytes(take(4), "little", signed=True)),  # BININT
-            0x8A: lambda: self._long(number(1)),  # LONG1
+            0x8A: lambda: self._long(byte()),  # LONG1
             0x8B: lambda: self._long(number(4)),  # LONG4
             0x47: lambda: push(struct.unpack(">d", take(8))[0]),  # BINFLOAT
-            0x8C: lambda: push(self._text(number(1))),  # SHORT_BINUNICODE
+            0x8C: lambda: push(self._text(byte())),  # SHORT_BINUNICODE
             0x58: lambda: push(self._text(number(4))),  # BINUNICODE
             0x8D: lambda: push(self._text(number(8))),  # BINUNICODE8
-            0x55: lambda: push(take(number(1)).decode("latin-1")),  # SHORT_BINSTRING, of Python 2
+            0x55: lambda: push(take(byte()).decode("latin-1")),  # SHORT_BINSTRING, of Python 2
             0x54: lambda: push(take(number(4)).decode("latin-1")),  # BINSTRING, of Python 2
-            0x43: lambda: push(take(number(1))),  # SHORT_BINBYTES
+            0x43: lambda: push(take(byte())),  # SHORT_BINBYTES
             0x42: lambda: push(take(number(4))),  # BINBYTES
             0x8E: lambda: push(take(number(8))),  # BINBYTES8
             0x96: lambda: push(take(number(8))),  # BYTEARRAY8
@@ -214,7 +215,7 @@ class Unpickler:
         self._memo[place] = self._stack[-1]
 
     def _protocol(self) -> None:
-        number = self._number(1)
+        number = self._byte()
         require(number in _PROTOCOLS, f"it is a pickle of protocol {number}")
 
     def _take(self, count: int) -> bytes:
@@ -224,6 +225,11 @@ class Unpickler:
         self._left -= min(count, len(self._data))
         require(self._left >= 0, _TOO_MANY)
         result: bytes = self._data[at : self.at]
+        return result
+
+    def _byte(self) -> int:
+        self.at += 1
+        result: int = self._data[self.at - 1]
         return result
 
     def _number(self, count: int) -> int:
@@ -291,7 +297,9 @@ class Unpickler:
 
     def _charge(self, values: tuple[Any, ...]) -> None:
         """Charge for what is copied, which memory holds once however often a pickle says it."""
-        self._left -= sum(len(each) for each in values if isinstance(each, str | bytes))
+        for each in values:
+            if isinstance(each, (str, bytes)):
+                self._left -= len(each)
         require(self._left >= 0, _TOO_MANY)
 
     def _call_with_keywords(self) -> None:

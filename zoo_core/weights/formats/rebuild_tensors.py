@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from math import prod
+from operator import mul
 from typing import Any, NamedTuple
 
 import torch
@@ -100,11 +101,11 @@ def _view(storage: Untrusted, dtype: torch.dtype, offset: Untrusted, size: Untru
     """Rebuild a tensor over some of a storage, and check that it is within it."""
     require(type(storage) is Storage and type(size) is tuple and type(stride) is tuple)
     require(all(map(is_count, (offset, *size, *stride))) and len(size) == len(stride))
-    numbers, sizes, strides, first = storage.numbers, list(size), list(stride), int(offset)
-    last = first + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
-    require(0 in sizes or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what follows
-    require_modest(prod(sizes) * dtype.itemsize, numbers.nbytes())
-    return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, first, tuple(sizes), tuple(strides))
+    numbers = storage.numbers
+    last = offset + sum(map(mul, size, stride)) - sum(stride)
+    require(0 in size or (last + 1) * dtype.itemsize <= numbers.nbytes())  # or it would show what follows
+    require_modest(prod(size) * dtype.itemsize, numbers.nbytes())
+    return torch.empty(0, dtype=dtype, device="cpu").set_(numbers, offset, size, stride)
 
 
 def _tensor(
@@ -138,13 +139,13 @@ def _tensor_of_dtype(
 
 def _marked(tensor: Tensor, metadata: Untrusted) -> Tensor:
     """A rebuilt tensor whose numbers are to be conjugated or negated, as torch marks views of complex numbers."""
-    marks = metadata or {}
-    require(
-        type(marks) is dict and marks.keys() <= {"conj", "neg"} and all(type(each) is bool for each in marks.values())
-    )
-    require(not marks.get("conj") or tensor.is_complex())
-    tensor = tensor.conj().resolve_conj() if marks.get("conj") else tensor
-    return -tensor if marks.get("neg") else tensor
+    if not metadata:
+        return tensor
+    require(type(metadata) is dict and metadata.keys() <= {"conj", "neg"})
+    require(all(type(each) is bool for each in metadata.values()))
+    require(not metadata.get("conj") or tensor.is_complex())
+    tensor = tensor.conj().resolve_conj() if metadata.get("conj") else tensor
+    return -tensor if metadata.get("neg") else tensor
 
 
 def _quantized(
